@@ -1,0 +1,1 @@
+"""What users import: clients for actd's ZeroMQ door."""

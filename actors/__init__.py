@@ -1,0 +1,1 @@
+"""One file per process role, the shell that runs them and the supervisor that keeps them alive."""

@@ -1,0 +1,59 @@
+"""What an actor is: a deterministic state machine that is handed messages and time, and returns effects.
+
+Knows no socket, clock, thread or random source. The same objects run in `actors/shell.py` (real processes)
+and in `sim/` (virtual time). Invariant: state changes only inside `handle`.
+"""
+
+from typing import Protocol
+
+from actors.effects import Effect
+from actors.metrics import ActorMetrics
+from protocol.message import Message
+from protocol.types import NOBODY, MemberId, Millis
+
+
+class Actor(Protocol):
+    """One process role.
+
+    `name` is the role ("raft", "wal", "applier", "gateway", "snapshot_sender", "snapshot_receiver").
+    `deadline` is the next instant the actor wants `wake` to be called, or None; the shell reads it after
+    every turn, so a timer can neither be lost nor outlive the state that set it.
+    `metrics` is read by the shell once a second and sent to the gateway.
+    """
+
+    name: str
+    deadline: Millis | None
+    metrics: ActorMetrics
+
+    def start(self, now: Millis) -> list[Effect]:
+        """Called once before any message."""
+        ...
+
+    def handle(self, message: Message, source: "Source", now: Millis) -> list[Effect]:
+        """React to one message. `now` never goes backwards."""
+        ...
+
+    def wake(self, now: Millis) -> list[Effect]:
+        """Called when `deadline` has passed; may be called early, and then does nothing."""
+        ...
+
+    def end_turn(self, now: Millis) -> list[Effect]:
+        """Called once after all messages of a shell turn: what should be batched per turn is done here."""
+        ...
+
+    def check_invariants(self) -> None:
+        """Raise `InvariantViolation` unless the state makes sense; run after every turn in tests and simulation."""
+        ...
+
+
+class Source:
+    """Where a message came from: an actor of this node (`actor`), or a peer (`member`, 0 for local)."""
+
+    __slots__ = ("actor", "member")
+
+    def __init__(self, actor: str, member: MemberId = NOBODY) -> None:
+        self.actor = actor
+        self.member = member
+
+    def __repr__(self) -> str:
+        return f"Source({self.actor!r}, {self.member:x})" if self.member else f"Source({self.actor!r})"

@@ -1,0 +1,1 @@
+"""The doors clients come through and the core that batches, answers and forgets them."""

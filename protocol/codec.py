@@ -1,0 +1,56 @@
+"""Messages to bytes and back: msgpack of `[kind, {field: value}]`, validated once on the way in.
+
+Owns the byte format of every ZeroMQ payload. Knows no socket.
+Worked example: `EntriesApplied(applied=7, bytes_applied=90)` is the msgpack of
+`["EntriesApplied", {"applied": 7, "bytes_applied": 90}]`.
+"""
+
+from collections.abc import Collection
+from typing import Any, Final
+
+import msgpack
+from pydantic import ValidationError
+
+from protocol.errors import PeerFault
+from protocol.message import REGISTRY, Message
+
+MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""No single message is larger; checked before memory is spent on unpacking."""
+
+
+def _fields(value: object) -> Any:
+    """Give msgpack the fields of a nested model."""
+    if isinstance(value, Message):
+        return value.__dict__
+    raise TypeError(f"no wire form for {type(value).__name__}")
+
+
+def encode(message: Message) -> bytes:
+    """Return the bytes of `message`; `decode` gives an equal message back."""
+    packed: bytes = msgpack.packb((message.kind, message.__dict__), default=_fields)
+    return packed
+
+
+def decode(data: bytes | memoryview, allowed: Collection[str] | None = None) -> Message:
+    """Return the message that `data` encodes.
+
+    Args:
+        data: one payload as `encode` made it; at most `MESSAGE_BYTES_MAX` bytes.
+        allowed: the kinds that may arrive here; None allows every registered kind.
+
+    Raises:
+        PeerFault: `data` is not a valid message of an allowed kind. Nothing but the message is lost.
+    """
+    if len(data) > MESSAGE_BYTES_MAX:
+        raise PeerFault(f"message of {len(data)} bytes is over {MESSAGE_BYTES_MAX}")
+    try:
+        kind, fields = msgpack.unpackb(data, use_list=False)
+        cls = REGISTRY[kind]
+    except Exception as error:
+        raise PeerFault(f"undecodable message: {type(error).__name__}") from error
+    if allowed is not None and kind not in allowed:
+        raise PeerFault(f"message kind {kind} may not arrive here")
+    try:
+        return cls.model_validate(fields)
+    except ValidationError as error:
+        raise PeerFault(f"invalid {kind}: {error.error_count()} field errors") from error

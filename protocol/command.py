@@ -1,0 +1,91 @@
+"""What a COMMANDS entry carries: a batch of client commands with the identity of its origin.
+
+The format outlives processes (it is in logs and snapshots), so it carries a version and kinds are never reused.
+Worked example: msgpack of `[1, member, incarnation, sequence, [kind, body, kind, body, ...]]`.
+A body is the etcd protobuf request exactly as the client sent it.
+"""
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Final, NamedTuple
+
+import msgpack
+
+from protocol.errors import Corruption
+from protocol.types import Incarnation, MemberId
+
+COMMAND_FORMAT_VERSION: Final = 1
+COMMANDS_PER_BATCH_MAX: Final = 1000
+BATCH_BYTES_MAX: Final = 1024 * 1024
+"""A batch is closed at this size; only a batch of one command may be larger."""
+
+
+class CommandKind(IntEnum):
+    """Which request a body is. Numbers are on disk: never reused."""
+
+    PUT = 1
+    DELETE_RANGE = 2
+    TXN = 3
+    COMPACT = 4
+
+
+class ReadKind(IntEnum):
+    """Which read a body is; reads are never logged, so these live only as long as a process."""
+
+    RANGE = 101
+    TXN = 102
+    STATUS = 103
+    HASH_KV = 104
+    BARRIER = 105
+    """Answered with an empty body when its turn comes: what a linearizable health check or member list waits for."""
+
+
+class Origin(NamedTuple):
+    """Who proposed a batch: with `sequence` it identifies the batch for ever, so a repeat can be recognised."""
+
+    member: MemberId
+    incarnation: Incarnation
+    sequence: int
+
+
+class Command(NamedTuple):
+    """One client request: `kind` is a `CommandKind` or `ReadKind`, `body` the protobuf request."""
+
+    kind: int
+    body: bytes
+
+
+class CommandBatch(NamedTuple):
+    """The decoded form of a COMMANDS entry's data."""
+
+    origin: Origin
+    commands: list[Command]
+
+
+def encode_batch(origin: Origin, flat: Sequence[int | bytes]) -> bytes:
+    """Return the entry data of a batch.
+
+    Args:
+        origin: identity of the batch.
+        flat: `kind, body, kind, body, ...` - flat because this is built on the hot path.
+    """
+    assert len(flat) % 2 == 0, "kinds and bodies alternate"
+    packed: bytes = msgpack.packb((COMMAND_FORMAT_VERSION, *origin, flat))
+    return packed
+
+
+def decode_batch(data: bytes) -> CommandBatch:
+    """Return the batch in `data`.
+
+    Raises:
+        Corruption: the bytes are no batch of a version this build knows; the node must halt, not skip.
+    """
+    try:
+        version, member, incarnation, sequence, flat = msgpack.unpackb(data)
+    except Exception as error:
+        raise Corruption(f"undecodable command batch of {len(data)} bytes") from error
+    if version != COMMAND_FORMAT_VERSION:
+        raise Corruption(f"command batch of format {version}, this build knows {COMMAND_FORMAT_VERSION}")
+    pairs = iter(flat)
+    commands = [Command(kind, body) for kind, body in zip(pairs, pairs, strict=True)]
+    return CommandBatch(Origin(member, incarnation, sequence), commands)

@@ -1,0 +1,167 @@
+"""What `cluster.toml` says, as frozen models: every knob with unit and reason.
+
+Owns parsing and cross-field checks. Knows no file system beyond reading the one file it is given.
+Invariant: a `ClusterConfig` that exists is usable; relations between values hold.
+"""
+
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from protocol.errors import ConfigError
+from protocol.types import ClusterId, MemberId
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class RaftConfig(BaseModel):
+    """Times and sizes of consensus."""
+
+    model_config = _STRICT
+
+    heartbeat_interval_ms: int = Field(100, ge=1, description="how often an idle leader says that it lives")
+    election_timeout_ms: int = Field(1000, ge=5, description="silence after which a follower stands; jitter 1x to 2x")
+    snapshot_count: int = Field(10_000, ge=1, description="raft entries after which the log is cut")
+    catchup_entries: int = Field(5_000, ge=0, description="entries kept behind a cut for followers that lag a little")
+    log_bytes_max: int = Field(64 << 20, ge=1 << 20, description="log kept in memory; over it the log is cut early")
+    append_bytes_max: int = Field(1 << 20, ge=1, description="entries in one append message, unless one is larger")
+    append_entries_max: int = Field(128, ge=1, description="entries in one append message")
+    inflight_appends_max: int = Field(64, ge=1, description="appends on their way to one follower")
+    unapplied_entries_max: int = Field(
+        5_000, ge=1, description="committed but unapplied entries; over it: too many requests"
+    )
+    unapplied_bytes_max: int = Field(64 << 20, ge=1, description="the same in bytes")
+    uncommitted_bytes_max: int = Field(64 << 20, ge=1, description="proposed but uncommitted bytes at the leader")
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if self.election_timeout_ms < 5 * self.heartbeat_interval_ms:
+            raise ValueError(
+                f"election_timeout_ms ({self.election_timeout_ms}) must be at least 5 x heartbeat_interval_ms "
+                f"({self.heartbeat_interval_ms}); raise the first or lower the second"
+            )
+        return self
+
+
+class LimitsConfig(BaseModel):
+    """What one client, request or node may take."""
+
+    model_config = _STRICT
+
+    request_bytes_max: int = Field(1_572_864, ge=1024, description="one request; etcd's max-request-bytes")
+    response_bytes_max: int = Field(64 << 20, ge=1 << 20, description="one unary answer; over it: page with limit")
+    txn_operations_max: int = Field(128, ge=1, description="compares, and operations of each branch, of one txn")
+    pending_requests_max: int = Field(20_000, ge=1, description="requests a gateway holds; over it: too many requests")
+    pending_bytes_max: int = Field(256 << 20, ge=1 << 20, description="bytes of requests and answers a gateway holds")
+    connections_max: int = Field(10_000, ge=1, description="open client connections of one node")
+    concurrent_streams_max: int = Field(10_000, ge=1, description="open HTTP/2 streams of one connection")
+
+
+class StorageConfig(BaseModel):
+    """Sizes on disk and in memory."""
+
+    model_config = _STRICT
+
+    quota_bytes: int = Field(2 << 30, ge=0, description="logical size after which writes are refused; 0: no quota")
+    wal_segment_bytes: int = Field(64 << 20, ge=4096, description="size of one preallocated WAL file")
+    block_cache_bytes: int = Field(64 << 20, ge=1 << 20, description="RocksDB block cache")
+    memtable_bytes: int = Field(64 << 20, ge=1 << 16, description="RocksDB write buffer")
+
+
+class SupervisionConfig(BaseModel):
+    """How actors are kept alive."""
+
+    model_config = _STRICT
+
+    restarts_max: int = Field(5, ge=0, description="restarts within the window after which the node gives up")
+    restart_window_ms: int = Field(60_000, ge=1, description="the window for restarts_max")
+    backoff_first_ms: int = Field(100, ge=1, description="wait before the first restart; doubled each time")
+    backoff_max_ms: int = Field(10_000, ge=1, description="longest wait before a restart")
+    beat_interval_ms: int = Field(500, ge=10, description="how often the supervisor asks an actor for a sign of life")
+    beat_timeout_ms: int = Field(10_000, ge=100, description="silence after which an actor is killed")
+    stop_timeout_ms: int = Field(10_000, ge=100, description="time an actor has to stop cleanly")
+
+
+class NodeConfig(BaseModel):
+    """One member. Addresses are `host:port`."""
+
+    model_config = _STRICT
+
+    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", description="name of the node")
+    client: str = Field(description="gRPC and HTTP clients connect here")
+    peer: str = Field(description="other members connect here (ZeroMQ)")
+    zmq: str = Field(description="ZeroMQ clients connect here")
+    data_dir: str = Field("", description="where the node keeps its data; default: <data_dir of the cluster>/<name>")
+
+    @property
+    def peer_url(self) -> str:
+        """The peer address as etcd writes it."""
+        return f"http://{self.peer}"
+
+    @property
+    def client_url(self) -> str:
+        """The client address as etcd writes it."""
+        return f"http://{self.client}"
+
+
+def member_id_of(peer_urls: list[str], token: str) -> MemberId:
+    """The id etcd gives a founding member: SHA-1 over sorted peer URLs and the cluster token, first 8 bytes."""
+    digest = hashlib.sha1("".join(sorted(peer_urls)).encode() + token.encode(), usedforsecurity=False).digest()
+    return MemberId(int.from_bytes(digest[:8], "big"))
+
+
+def cluster_id_of(members: list[MemberId]) -> ClusterId:
+    """The id etcd gives a cluster: SHA-1 over the sorted founding member ids, first 8 bytes."""
+    joined = b"".join(member.to_bytes(8, "big") for member in sorted(members))
+    return ClusterId(int.from_bytes(hashlib.sha1(joined, usedforsecurity=False).digest()[:8], "big"))
+
+
+class ClusterConfig(BaseModel):
+    """The whole file."""
+
+    model_config = _STRICT
+
+    token: str = Field("actd-cluster", description="tells clusters with the same addresses apart")
+    data_dir: str = Field(
+        "data", description="parent of the nodes' data directories, relative to the working directory"
+    )
+    nodes: tuple[NodeConfig, ...] = Field(min_length=1, description="the founding members, an odd number")
+    raft: RaftConfig = RaftConfig()
+    limits: LimitsConfig = LimitsConfig()
+    storage: StorageConfig = StorageConfig()
+    supervision: SupervisionConfig = SupervisionConfig()
+
+    def member_id(self, name: str) -> MemberId:
+        """The member id of the node called `name`."""
+        node = next(node for node in self.nodes if node.name == name)
+        return member_id_of([node.peer_url], self.token)
+
+    @property
+    def cluster_id(self) -> ClusterId:
+        """The cluster's id."""
+        return cluster_id_of([self.member_id(node.name) for node in self.nodes])
+
+
+def load_config(path: Path) -> ClusterConfig:
+    """Return the configuration in `path`.
+
+    Raises:
+        ConfigError: the file cannot be read, is not TOML, or says something unusable; the text names file and key.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    try:
+        return ClusterConfig.model_validate(table)
+    except ValidationError as error:
+        problems = "\n".join(
+            f"{path}: {'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
+            for problem in error.errors()
+        )
+        raise ConfigError(problems) from error

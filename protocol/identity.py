@@ -1,0 +1,26 @@
+"""Who a running node is, and what it knows of its cluster before it has read a byte of its log."""
+
+from typing import NamedTuple
+
+from protocol.types import ClusterId, Incarnation, MemberId, StoreId
+
+
+class FoundingMember(NamedTuple):
+    """A member as the cluster file names it; later changes live in the log."""
+
+    member: MemberId
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+
+
+class NodeIdentity(NamedTuple):
+    """Given to every actor of a node when it is made."""
+
+    cluster: ClusterId
+    member: MemberId
+    name: str
+    store: StoreId
+    incarnation: Incarnation
+    """Of this actor's group (raft, wal, applier), or of the gateway."""
+    founders: tuple[FoundingMember, ...]

@@ -1,0 +1,356 @@
+"""What the actors of one node say to each other. Lossless and ordered per link, until one of them dies.
+
+Links: gateway <-> raft, raft <-> wal, raft <-> applier, applier -> gateway, gateway -> applier.
+A payload here is opaque to everyone but the actor that applies it.
+"""
+
+from typing import ClassVar
+
+from protocol.message import Message
+from protocol.types import Entry, HardState, Incarnation, Index, LogMark, LogPosition, MemberId, Revision, Term
+
+
+class LocalMessage(Message):
+    """A message inside one node."""
+
+    abstract: ClassVar[bool] = True
+
+
+# --- gateway -> raft -------------------------------------------------------------------------------
+
+
+class ProposeBatch(LocalMessage):
+    """Put `payload` (a `protocol.command` batch) into the log, here or at the leader; at most once."""
+
+    sequence: int
+    payload: bytes
+
+
+class RequestReads(LocalMessage):
+    """Confirm leadership, then have the applier serve `payload` no earlier than what is committed now.
+
+    `payload` is a `protocol.command` batch of `ReadKind`s whose origin names this gateway.
+    """
+
+    sequence: int
+    payload: bytes
+
+
+class TransferLeadership(LocalMessage):
+    """Hand leadership to `target` (NOBODY: the voter that is furthest ahead)."""
+
+    sequence: int
+    target: MemberId
+
+
+# --- raft -> gateway -------------------------------------------------------------------------------
+
+
+class ProposalRefused(LocalMessage):
+    """The batch `sequence` was certainly not put into any log; `code` is a `protocol.errors.ErrorCode`."""
+
+    sequence: int
+    code: int
+
+
+class ReadsRefused(LocalMessage):
+    """The reads `sequence` will not be served; `code` is a `protocol.errors.ErrorCode`."""
+
+    sequence: int
+    code: int
+
+
+class LeadershipTransferEnded(LocalMessage):
+    """The transfer `sequence` succeeded (code 0) or did not."""
+
+    sequence: int
+    code: int
+
+
+class MemberView(Message):
+    """One member as `MemberList` shows it."""
+
+    member: MemberId
+    name: str
+    peer_urls: tuple[str, ...]
+    client_urls: tuple[str, ...]
+    is_learner: bool
+
+
+class LeadershipChanged(LocalMessage):
+    """Term, leader or membership changed; sent at once. `leader` is NOBODY while none is known.
+
+    Every proposal and read that was pending on another (term, leader) has an unknown outcome from here on.
+    """
+
+    term: Term
+    leader: MemberId
+    members: tuple[MemberView, ...]
+
+
+# --- raft <-> wal ----------------------------------------------------------------------------------
+
+
+class PeerOutbound(Message):
+    """An encoded peer message that must not leave before the write it waits for is synced."""
+
+    to: MemberId
+    bulk: bool
+    body: bytes
+
+
+class PersistEntries(LocalMessage):
+    """Write and sync; only then let `outbound` leave and answer `EntriesPersisted(ticket, last)`.
+
+    Entries replace whatever the log holds from the first one's index on (a follower's conflict).
+    `last` is the log's last position once this write is durable. Tickets grow by one per message.
+    """
+
+    ticket: int
+    hard_state: HardState | None
+    entries: tuple[Entry, ...]
+    last: LogPosition
+    outbound: tuple[PeerOutbound, ...]
+
+
+class EntriesPersisted(LocalMessage):
+    """Everything up to and including `ticket` is on disk; the log ended at `last` when it was.
+
+    Ticket and position both, because an index can be rewritten while its first write is in flight.
+    """
+
+    ticket: int
+    last: LogPosition
+
+
+class CutLog(LocalMessage):
+    """Make `mark` durable, then forget entries up to `keep_after` (at most `mark.index`).
+
+    With `mark.stage` set the log restarts empty behind the mark: a snapshot is about to be installed.
+    """
+
+    ticket: int
+    mark: LogMark
+    keep_after: Index
+
+
+class LogCut(LocalMessage):
+    """The mark of `ticket` is durable and the space is being given back."""
+
+    ticket: int
+    mark_index: Index
+
+
+class RecoverLog(LocalMessage):
+    """Asked by raft once at start; answered by a sequence of `LogRecovered`."""
+
+
+class LogRecovered(LocalMessage):
+    """A part of what the disk held: entries in order, at most 4 MiB a message; `final` ends it."""
+
+    mark: LogMark
+    hard_state: HardState
+    entries: tuple[Entry, ...]
+    final: bool
+
+
+# --- raft <-> applier ------------------------------------------------------------------------------
+
+
+class OpenStore(LocalMessage):
+    """Asked by raft once at start; answered by `StoreOpened`. `mark` is the WAL's: a staged install it
+    announces is finished before the store is opened, a stage without a mark is deleted.
+    """
+
+    mark: LogMark
+
+
+class StoreOpened(LocalMessage):
+    """The store is open; `applied` is the last entry in it. Apply continues right behind."""
+
+    applied: Index
+    revision: Revision
+
+
+class ApplyEntries(LocalMessage):
+    """Apply these committed entries, durable in this node's own WAL, in order. `commit` is raft's commit index."""
+
+    entries: tuple[Entry, ...]
+    commit: Index
+
+
+class ServeReads(LocalMessage):
+    """Serve a batch of reads now: everything it must see came before it on this ordered link.
+
+    From raft for linearizable reads, straight from the gateway for serializable ones.
+    """
+
+    sequence: int
+    payload: bytes
+
+
+class EntriesApplied(LocalMessage):
+    """Applied up to `applied`; the credit that lets raft hand over more."""
+
+    applied: Index
+
+
+class FlushStore(LocalMessage):
+    """Make what is applied durable, off the request path; answered by `StoreFlushed`."""
+
+    ticket: int
+
+
+class StoreFlushed(LocalMessage):
+    """Everything up to `durable` survives a power cut."""
+
+    ticket: int
+    durable: Index
+
+
+class BuildSnapshot(LocalMessage):
+    """Flush, then checkpoint the store into the directory `name` under the node's `snapshots/`."""
+
+    name: str
+
+
+class SnapshotBuilt(LocalMessage):
+    """The checkpoint `name` holds everything up to `index` (0: it failed, the reason is logged)."""
+
+    name: str
+    index: Index
+    term: Term
+
+
+class DropSnapshot(LocalMessage):
+    """Delete the checkpoint `name`; nobody reads it any more."""
+
+    name: str
+
+
+class InstallSnapshot(LocalMessage):
+    """Swap the store for the staged snapshot `stage`; the WAL mark that allows it is already durable."""
+
+    stage: str
+    index: Index
+    term: Term
+
+
+class SnapshotInstalled(LocalMessage):
+    """The store now is the snapshot; apply continues behind `index`."""
+
+    index: Index
+    revision: Revision
+
+
+# --- snapshot helpers (short-lived processes) ------------------------------------------------------
+
+
+class SnapshotStaged(LocalMessage):
+    """The receiver has `stage` complete, verified and fsynced on this node's disk."""
+
+    stage: str
+    index: Index
+    term: Term
+    configuration: bytes
+    sender: MemberId
+
+
+class SnapshotSendEnded(LocalMessage):
+    """The sender to `to` is done; `delivered` says whether the follower confirmed a complete stage."""
+
+    to: MemberId
+    name: str
+    delivered: bool
+
+
+# --- applier -> gateway ----------------------------------------------------------------------------
+
+
+class CommandsApplied(LocalMessage):
+    """Answers to this gateway's own batch `sequence`, one `(code, body)` per command in order.
+
+    `code` is an `ErrorCode`; with OK `body` is the whole protobuf response, header included, else it is
+    empty. `applied` and `revision` are the store's after the batch.
+    """
+
+    incarnation: Incarnation
+    sequence: int
+    results: tuple[tuple[int, bytes], ...]
+    applied: Index
+    revision: Revision
+
+
+class CommandAnswered(LocalMessage):
+    """The late answer to the command at `position` of batch `sequence`, whose code was `PENDING` in
+    `CommandsApplied` (a compaction with `physical` set).
+    """
+
+    incarnation: Incarnation
+    sequence: int
+    position: int
+    code: int
+    body: bytes
+
+
+class ReadsServed(LocalMessage):
+    """Answers to reads of the batch `sequence`: `(position in the batch, code, body)` each.
+
+    Long reads answer later than short ones, so one batch may be answered in several messages.
+    """
+
+    incarnation: Incarnation
+    sequence: int
+    results: tuple[tuple[int, int, bytes], ...]
+    applied: Index
+    revision: Revision
+
+
+class StoreProgressed(LocalMessage):
+    """Where the store stands; sent when it opened, after an install, and with each idle second of progress."""
+
+    applied: Index
+    revision: Revision
+    compacted: Revision
+    logical_bytes: int
+
+
+# --- supervisor and shells -------------------------------------------------------------------------
+
+
+class ActorStarted(LocalMessage):
+    """Another actor of this node runs under a new incarnation: what it was told before is gone."""
+
+    actor: str
+    incarnation: Incarnation
+
+
+class ActorStalled(LocalMessage):
+    """Another actor of this node has missed its beats (`stalled`) or gives them again; a leader hands over."""
+
+    actor: str
+    stalled: bool
+
+
+class HelperEnded(LocalMessage):
+    """A short-lived helper this actor asked for is gone; `failure` is empty when it ended well."""
+
+    helper: str
+    failure: str
+
+
+class MetricsReported(LocalMessage):
+    """Counters (absolute since the incarnation began), gauges and histogram bucket counts of one actor, once a second.
+
+    Keys are metric names with their labels in Prometheus text form, e.g. `etcd_server_has_leader`.
+    """
+
+    actor: str
+    incarnation: Incarnation
+    counters: dict[str, float]
+    gauges: dict[str, float]
+    histograms: dict[str, tuple[float, tuple[int, ...]]]
+
+
+class StopActor(LocalMessage):
+    """Finish cleanly: answer what can be answered, flush, sync, close, end."""

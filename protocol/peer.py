@@ -1,0 +1,191 @@
+"""What members say to each other: raft messages, and the frame that carries any of them between nodes.
+
+Between nodes a message may be lost, doubled, delayed and overtaken; every kind here bears all four.
+A frame on the wire is two ZeroMQ parts: `PeerHeader` (fixed struct) and the encoded message.
+"""
+
+import struct
+from typing import ClassVar, Final, NamedTuple
+
+from protocol.errors import PeerFault
+from protocol.message import Message
+from protocol.types import ClusterId, Entry, Incarnation, Index, LogPosition, MemberId, StoreId, Term
+
+PEER_WIRE_VERSION: Final = 1
+
+_HEADER: Final = struct.Struct(">4sHQQQQQ16s")
+_MAGIC: Final = b"actp"
+
+
+class PeerHeader(NamedTuple):
+    """First part of every peer frame: who speaks, for which cluster, from which data directory, to whom."""
+
+    version: int
+    cluster: ClusterId
+    sender: MemberId
+    receiver: MemberId
+    store: StoreId
+    incarnation: Incarnation
+    actor: str
+    """Which actor of the receiver it is for: "raft", "snapshot_sender" or "snapshot_receiver"."""
+
+    def pack(self) -> bytes:
+        """Return the header's bytes; `unpack` gives it back."""
+        return _HEADER.pack(
+            _MAGIC,
+            self.version,
+            self.cluster,
+            self.sender,
+            self.receiver,
+            self.store,
+            self.incarnation,
+            self.actor.encode(),
+        )
+
+    @classmethod
+    def unpack(cls, data: bytes) -> "PeerHeader":
+        """Return the header in `data`.
+
+        Raises:
+            PeerFault: it is not one.
+        """
+        try:
+            magic, version, cluster, sender, receiver, store, incarnation, actor = _HEADER.unpack(data)
+            name = actor.rstrip(b"\0").decode("ascii")
+        except (struct.error, UnicodeDecodeError) as error:
+            raise PeerFault("not a peer header") from error
+        if magic != _MAGIC:
+            raise PeerFault("not a peer header")
+        return cls(version, cluster, sender, receiver, store, incarnation, name)
+
+
+class PeerMessage(Message):
+    """A raft message; `term` is the sender's term unless the kind says otherwise."""
+
+    abstract: ClassVar[bool] = True
+
+    term: Term
+
+
+class RequestVote(PeerMessage):
+    """Ask for a vote (thesis 3.4), or with `pre_vote` whether one would be given in `term` (thesis 9.6)."""
+
+    last: LogPosition
+    pre_vote: bool
+    transfer: bool
+
+
+class RequestVoteReply(PeerMessage):
+    """Grant or refuse; a granted pre-vote echoes the term asked for, a refusal carries the voter's own."""
+
+    granted: bool
+    pre_vote: bool
+
+
+class AppendEntries(PeerMessage):
+    """Append `entries` behind `previous` (thesis 3.5); the answer leaves after the follower's fsync."""
+
+    previous: LogPosition
+    entries: tuple[Entry, ...]
+    commit: Index
+
+
+class AppendEntriesReply(PeerMessage):
+    """`rejected` False: the log matches and is durable up to `matched`. True: `previous` did not match at
+    index `matched`; `conflict` is the furthest position that could.
+    """
+
+    matched: Index
+    rejected: bool
+    conflict: LogPosition
+
+
+class Heartbeat(PeerMessage):
+    """The leader lives; `commit` is never past what the follower is known to hold.
+
+    `round` tags a read round uniquely (0: none).
+    """
+
+    commit: Index
+    round: int
+
+
+class HeartbeatReply(PeerMessage):
+    """The follower heard it and still follows; `round` echoed."""
+
+    round: int
+
+
+class ForwardProposal(PeerMessage):
+    """A follower's gateway proposes; `sequence` is the batch's, so that a refusal finds its way back."""
+
+    sequence: int
+    payload: bytes
+
+
+class ForwardProposalReply(PeerMessage):
+    """The forwarded batch was certainly not proposed; `code` says why."""
+
+    sequence: int
+    code: int
+
+
+class RequestReadIndex(PeerMessage):
+    """A follower asks for the index its reads must wait for; `context` is unique per incarnation."""
+
+    context: int
+
+
+class ReadIndexReply(PeerMessage):
+    """The read index for `context`, or a refusal (`code` not 0)."""
+
+    context: int
+    index: Index
+    code: int
+
+
+class TimeoutNow(PeerMessage):
+    """Start an election at once: leadership is being handed to you (thesis 3.10)."""
+
+
+class FollowerLags(PeerMessage):
+    """A follower that got a snapshot (or lost it) says where it stands, so that replication goes on."""
+
+    matched: Index
+
+
+class PeerRefused(Message):
+    """Your frames are not accepted, and why: words an operator can act on. Carries no term: it is not raft."""
+
+    reason: str
+
+
+class OfferSnapshot(Message):
+    """A sender helper opens a transfer: the files with sizes and CRC-32C, and what the snapshot holds."""
+
+    transfer: int
+    name: str
+    index: Index
+    term: Term
+    configuration: bytes
+    files: tuple[tuple[str, int, int], ...]
+
+
+class SnapshotChunk(Message):
+    """A piece of one file; `sequence` counts chunks of the transfer from 0."""
+
+    transfer: int
+    sequence: int
+    file: int
+    offset: int
+    data: bytes
+
+
+class SnapshotProgress(Message):
+    """The receiver has everything below chunk `next_sequence` and grants a window from there; `state` is
+    "receiving", "staged" or "refused".
+    """
+
+    transfer: int
+    next_sequence: int
+    state: str

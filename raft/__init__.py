@@ -1,0 +1,1 @@
+"""Consensus without IO: knows no actor, socket, clock, disk or random source of its own."""

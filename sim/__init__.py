@@ -1,0 +1,1 @@
+"""The seeded world: the production actors on virtual time, a faulty network and a faulty disk."""
