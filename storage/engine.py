@@ -27,6 +27,13 @@ class Engine(Protocol):
         """
         ...
 
+    def scan_keys(self, start: bytes, end: bytes) -> Iterator[bytes]:
+        """Keys with `start <= key < end` as of this call, in order; for counting, where values would be waste.
+
+        Raises `Corruption` as `scan` does.
+        """
+        ...
+
     def write(self, changes: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Apply all changes atomically (None deletes); visible at once, durable after `flush`."""
         ...

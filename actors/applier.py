@@ -1,0 +1,448 @@
+"""The applier: committed entries and reads in, answers out; it alone touches the store.
+
+Owns the open engine, the swap of stores, flushes, checkpoints and the slicing of long work. Knows no consensus: what
+raft hands over is committed and durable in this node's own log.
+Invariants: entries are applied in order, each in one engine write; an index reported durable was applied before the
+flush began; nothing swaps or closes the engine while a background job uses it.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from actors.actor import Source
+from actors.effects import Effect, Halt, Log, RunInBackground, Send
+from actors.metrics import ActorMetrics
+from protocol.command import decode_batch
+from protocol.config import ClusterConfig
+from protocol.errors import Corruption, DiskFailed, ErrorCode, InvariantViolation
+from protocol.identity import NodeIdentity
+from protocol.local import (
+    ActorStarted,
+    ApplyEntries,
+    BuildSnapshot,
+    CommandAnswered,
+    CommandsApplied,
+    DropSnapshot,
+    EntriesApplied,
+    FlushStore,
+    InstallSnapshot,
+    OpenStore,
+    ReadsServed,
+    ServeReads,
+    SnapshotBuilt,
+    SnapshotInstalled,
+    StopActor,
+    StoreFlushed,
+    StoreOpened,
+    StoreProgressed,
+)
+from protocol.message import Message
+from protocol.types import Incarnation, Index, Millis, Revision
+from storage.disk import Disk
+from storage.engine import Engine
+from storage.mvcc import MvccStore
+from storage.range_read import SLICE_ROWS
+from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+
+STORE: Final = "store"
+STAGE: Final = "stage"
+SNAPSHOTS: Final = "snapshots"
+PROGRESS_INTERVAL_MS: Final = 1000
+"""How often the gateway hears of progress at most while nobody waits for an answer."""
+
+
+class _Job(NamedTuple):
+    """A long read and where its answer goes."""
+
+    read: ReadJob
+    incarnation: Incarnation
+    sequence: int
+    position: int
+
+
+class ApplierActor:
+    """Applies entries and serves reads. Long reads and compaction run from `wake`, one slice at a time."""
+
+    def __init__(
+        self, identity: NodeIdentity, disk: Disk, open_engine: Callable[[str], Engine], config: ClusterConfig
+    ) -> None:
+        self.name = "applier"
+        self.deadline: Millis | None = None
+        self.metrics = ActorMetrics()
+        self.store: MvccStore | None = None
+        self._identity = identity
+        self._disk = disk
+        self._open_engine = open_engine
+        self._config = config
+        self._commit = Index(0)
+        self._jobs: deque[_Job] = deque()
+        self._background = 0
+        self._held: deque[tuple[Message, Source]] = deque()
+        self._snapshot_names: dict[int, str] = {}
+        self._snapshot_ticket = 0
+        self._reported = Index(0)
+        self._progress: tuple[Index, Millis] = (Index(0), Millis(0))
+        self._stopped = False
+        self._now = Millis(0)
+        self._source = Source("nobody")
+        self._handlers: dict[str, Callable[..., list[Effect]]] = {
+            "ApplyEntries": self._on_apply_entries,
+            "ServeReads": self._on_serve_reads,
+            "OpenStore": self._on_open_store,
+            "FlushStore": self._on_flush_store,
+            "StoreFlushed": self._on_store_flushed,
+            "BuildSnapshot": self._on_build_snapshot,
+            "DropSnapshot": self._on_drop_snapshot,
+            "InstallSnapshot": self._on_install_snapshot,
+            "ActorStarted": self._on_actor_started,
+            "StopActor": self._on_stop_actor,
+        }
+
+    # --- the actor's door ------------------------------------------------------------------------
+
+    def start(self, now: Millis) -> list[Effect]:
+        """Nothing to do before the store may be opened."""
+        self._now = now
+        self._progress = (Index(0), now)
+        return []
+
+    def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
+        """React to one message; damage of the store or the disk halts the node."""
+        if self._stopped:
+            return []
+        self._now = now
+        self._source = source
+        handler = self._handlers.get(message.kind)
+        if handler is None:
+            return [Log("warning", "message_ignored", {"kind": message.kind, "source": repr(source)})]
+        if self._held and message.kind != "StoreFlushed":
+            self._held.append((message, source))
+            return []
+        try:
+            effects = handler(message)
+        except (Corruption, DiskFailed, InvariantViolation) as error:
+            return self._halt(error)
+        self._set_deadline(now)
+        return effects
+
+    def wake(self, now: Millis) -> list[Effect]:
+        """Run one slice of each kind of long work."""
+        if self._stopped or self.store is None:
+            return []
+        effects: list[Effect] = []
+        try:
+            if self._jobs:
+                self._advance_job(effects)
+            if self._may_compact(self.store):
+                self._advance_compaction(self.store, effects)
+        except (Corruption, DiskFailed, InvariantViolation) as error:
+            return [*effects, *self._halt(error)]
+        self._set_deadline(now)
+        return effects
+
+    def end_turn(self, now: Millis) -> list[Effect]:
+        """Report what this turn applied, once."""
+        self._now = now
+        store = self.store
+        if store is None or self._stopped:
+            return []
+        effects: list[Effect] = []
+        if store.applied != self._reported:
+            self._reported = store.applied
+            effects.append(Send("raft", EntriesApplied(applied=store.applied)))
+            self._set_gauges(store)
+        if store.applied != self._progress[0] and now - self._progress[1] >= PROGRESS_INTERVAL_MS:
+            effects.append(self._report_progress(store))
+        self._set_deadline(now)
+        return effects
+
+    def check_invariants(self) -> None:
+        """Raise `InvariantViolation` unless the state makes sense."""
+        if self.store is None or self._stopped:
+            return
+        try:
+            self.store.check_invariants()
+        except AssertionError as error:
+            raise InvariantViolation(str(error)) from error
+        if self._reported > self.store.applied:
+            raise InvariantViolation(f"reported {self._reported}, applied {self.store.applied}")
+
+    # --- opening and swapping --------------------------------------------------------------------
+
+    def _on_open_store(self, message: OpenStore) -> list[Effect]:
+        if self.store is not None:
+            raise InvariantViolation(f"OpenStore from {self._source!r} while the store is open")
+        disk = self._disk
+        self._settle_stage(message.mark.stage)
+        for name in disk.list(SNAPSHOTS):
+            disk.remove_tree(f"{SNAPSHOTS}/{name}")
+        store = self._open()
+        return [
+            Send("raft", StoreOpened(applied=store.applied, revision=Revision(store.revision))),
+            self._report_progress(store),
+            Log("info", "store_opened", {"applied": store.applied, "revision": store.revision}),
+        ]
+
+    def _settle_stage(self, announced: str) -> None:
+        """Finish the swap a durable mark announces; any other stage was never allowed and goes."""
+        disk = self._disk
+        names = disk.list(STAGE)
+        for name in names:
+            if name != announced:
+                disk.remove_tree(f"{STAGE}/{name}")
+        if announced in names:
+            self._swap(announced)
+        elif names:
+            disk.sync_dir(STAGE)
+
+    def _swap(self, stage: str) -> None:
+        """Put the staged snapshot in the store's place. Repeated after a crash at any point, it ends the same."""
+        disk = self._disk
+        disk.remove_tree(STORE)
+        disk.rename(f"{STAGE}/{stage}", STORE)
+        disk.sync_dir(STAGE)
+        disk.sync_dir(".")
+
+    def _open(self) -> MvccStore:
+        engine = self._open_engine(STORE)
+        store = MvccStore(
+            engine,
+            self._identity.cluster,
+            self._identity.member,
+            response_bytes_max=self._config.limits.response_bytes_max,
+        )
+        self.store = store
+        self._reported = store.applied
+        self._set_gauges(store)
+        return store
+
+    def _on_install_snapshot(self, message: InstallSnapshot) -> list[Effect]:
+        if self._background:
+            self._held.append((message, self._source))
+            return []
+        if not self._disk.exists(f"{STAGE}/{message.stage}"):
+            raise Corruption(f"{STAGE}/{message.stage}: the staged snapshot is gone")
+        effects = self._end_jobs(ErrorCode.LEADER_CHANGED)
+        old = self._opened()
+        old.engine.close()
+        self.store = None
+        self._swap(message.stage)
+        store = self._open()
+        if store.applied != message.index:
+            raise Corruption(f"snapshot {message.stage} holds index {store.applied}, its offer said {message.index}")
+        effects += [
+            Send("raft", SnapshotInstalled(index=store.applied, revision=Revision(store.revision))),
+            self._report_progress(store),
+            Log("info", "snapshot_installed", {"index": store.applied, "revision": store.revision}),
+        ]
+        return effects
+
+    # --- entries and reads -----------------------------------------------------------------------
+
+    def _on_apply_entries(self, message: ApplyEntries) -> list[Effect]:
+        store = self._opened()
+        self._commit = max(self._commit, message.commit)
+        effects: list[Effect] = []
+        counters = self.metrics.counters
+        for entry in message.entries:
+            applied = store.apply(entry)
+            if applied is None or not applied.results:
+                continue
+            origin = applied.origin
+            effects.append(
+                Send(
+                    "gateway",
+                    CommandsApplied.model_construct(
+                        incarnation=origin.incarnation,
+                        sequence=origin.sequence,
+                        results=applied.results,
+                        applied=store.applied,
+                        revision=Revision(store.revision),
+                    ),
+                )
+            )
+        key = "etcd_server_proposals_applied_total"
+        counters[key] = counters.get(key, 0) + len(message.entries)
+        return effects
+
+    def _on_serve_reads(self, message: ServeReads) -> list[Effect]:
+        origin, commands = decode_batch(message.payload)
+        store = self.store
+        results: list[tuple[int, int, bytes]] = []
+        if store is None:
+            results = [(position, int(ErrorCode.UNHEALTHY), b"") for position in range(len(commands))]
+            return [self._served(origin.incarnation, message.sequence, results)]
+        header = store.header(store.revision)
+        status = StatusFields(self._commit, self._config.storage.quota_bytes)
+        for position, (kind, body) in enumerate(commands):
+            result = begin_read(store, kind, body, header, status)
+            if isinstance(result, ReadJob):
+                self._jobs.append(_Job(result, origin.incarnation, message.sequence, position))
+            else:
+                results.append((position, *result))
+        counters = self.metrics.counters
+        counters["etcd_mvcc_range_total"] = counters.get("etcd_mvcc_range_total", 0) + len(commands)
+        return [self._served(origin.incarnation, message.sequence, results)] if results else []
+
+    def _served(self, incarnation: Incarnation, sequence: int, results: list[tuple[int, int, bytes]]) -> Send:
+        store = self.store
+        return Send(
+            "gateway",
+            ReadsServed.model_construct(
+                incarnation=incarnation,
+                sequence=sequence,
+                results=tuple(results),
+                applied=store.applied if store else Index(0),
+                revision=Revision(store.revision if store else 0),
+            ),
+        )
+
+    def _advance_job(self, effects: list[Effect]) -> None:
+        job = self._jobs.popleft()
+        result = advance_read(job.read)
+        if result is None:
+            self._jobs.append(job)
+        else:
+            effects.append(self._served(job.incarnation, job.sequence, [(job.position, *result)]))
+
+    def _end_jobs(self, code: ErrorCode) -> list[Effect]:
+        """Answer every read in progress with `code`: what it reads is about to go."""
+        effects: list[Effect] = []
+        for job in self._jobs:
+            job.read.slices.close()
+            effects.append(self._served(job.incarnation, job.sequence, [(job.position, int(code), b"")]))
+        self._jobs.clear()
+        return effects
+
+    def _may_compact(self, store: MvccStore) -> bool:
+        return store.compacting and all(store.compacted <= job.read.compaction_max for job in self._jobs)
+
+    def _advance_compaction(self, store: MvccStore, effects: list[Effect]) -> None:
+        for wait in store.compact_step(SLICE_ROWS):
+            answer = CommandAnswered(
+                incarnation=wait.origin.incarnation,
+                sequence=wait.origin.sequence,
+                position=wait.position,
+                code=int(ErrorCode.OK),
+                body=wait.body,
+            )
+            effects.append(Send("gateway", answer))
+        if not store.compacting:
+            effects.append(Log("info", "compaction_finished", {"revision": store.finished}))
+
+    # --- flush and snapshot ----------------------------------------------------------------------
+
+    def _on_flush_store(self, message: FlushStore) -> list[Effect]:
+        return [self._flush(message.ticket, "flush_store")]
+
+    def _flush(self, ticket: int, label: str) -> Effect:
+        """Flush in the background; what was applied before it begins is what will be durable."""
+        store = self._opened()
+        store.save_counts()
+        engine, durable = store.engine, store.applied
+
+        def job() -> Message:
+            engine.flush()
+            return StoreFlushed(ticket=ticket, durable=durable)
+
+        self._background += 1
+        return RunInBackground(job, label)
+
+    def _on_store_flushed(self, message: StoreFlushed) -> list[Effect]:
+        self._background -= 1
+        effects: list[Effect] = []
+        if message.ticket >= 0:
+            effects.append(Send("raft", message))
+        else:
+            effects += self._checkpoint(self._snapshot_names.pop(message.ticket))
+        held, self._held = self._held, deque()
+        for pending, pending_source in held:
+            effects += self.handle(pending, pending_source, self._now)
+        return effects
+
+    def _on_build_snapshot(self, message: BuildSnapshot) -> list[Effect]:
+        self._snapshot_ticket -= 1
+        self._snapshot_names[self._snapshot_ticket] = message.name
+        return [self._flush(self._snapshot_ticket, "build_snapshot")]
+
+    def _checkpoint(self, name: str) -> list[Effect]:
+        """Checkpoint on this thread: the flush left almost nothing to write."""
+        store = self._opened()
+        path = f"{SNAPSHOTS}/{name}"
+        try:
+            self._disk.make_dir(SNAPSHOTS)
+            self._disk.remove_tree(path)
+            store.engine.checkpoint(path)
+        except DiskFailed as error:
+            failed = SnapshotBuilt(name=name, index=Index(0), term=store.term)
+            return [Send("raft", failed), Log("error", "snapshot_failed", {"name": name, "reason": str(error)})]
+        built = SnapshotBuilt(name=name, index=store.applied, term=store.term)
+        return [Send("raft", built), Log("info", "snapshot_built", {"name": name, "index": store.applied})]
+
+    def _on_drop_snapshot(self, message: DropSnapshot) -> list[Effect]:
+        self._disk.remove_tree(f"{SNAPSHOTS}/{message.name}")
+        return []
+
+    # --- the rest --------------------------------------------------------------------------------
+
+    def _on_actor_started(self, message: ActorStarted) -> list[Effect]:
+        if message.actor != "gateway" or self.store is None:
+            return []
+        return [self._report_progress(self.store)]
+
+    def _on_stop_actor(self, message: StopActor) -> list[Effect]:
+        if self._background:
+            self._held.append((message, self._source))
+            return []
+        effects = self._end_jobs(ErrorCode.STOPPED)
+        if self.store is not None:
+            self.store.save_counts()
+            self.store.engine.close()
+            self.store = None
+        self._stopped = True
+        self.deadline = None
+        return [*effects, Halt("stopped")]
+
+    def _opened(self) -> MvccStore:
+        if self.store is None:
+            raise InvariantViolation("raft spoke to a store that is not open")
+        return self.store
+
+    def _report_progress(self, store: MvccStore) -> Effect:
+        self._progress = (store.applied, self._now)
+        progressed = StoreProgressed(
+            applied=store.applied,
+            revision=Revision(store.revision),
+            compacted=Revision(store.compacted),
+            logical_bytes=store.size,
+        )
+        return Send("gateway", progressed)
+
+    def _set_deadline(self, now: Millis) -> None:
+        store = self.store
+        if store is None:
+            self.deadline = None
+        elif self._jobs or self._may_compact(store):
+            self.deadline = now
+        elif store.applied != self._progress[0]:
+            self.deadline = Millis(self._progress[1] + PROGRESS_INTERVAL_MS)
+        else:
+            self.deadline = None
+
+    def _set_gauges(self, store: MvccStore) -> None:
+        counters, gauges = self.metrics.counters, self.metrics.gauges
+        for name in ("put", "delete", "txn"):
+            counters[f"etcd_mvcc_{name}_total"] = store.counters[name]
+        counters["etcd_debugging_mvcc_db_compaction_keys_total"] = store.counters["compacted_revisions"]
+        gauges["etcd_debugging_mvcc_current_revision"] = store.revision
+        gauges["etcd_debugging_mvcc_compact_revision"] = store.compacted
+        gauges["etcd_debugging_mvcc_keys_total"] = store.keys.total
+        gauges["etcd_mvcc_db_total_size_in_bytes"] = store.size
+        gauges["etcd_mvcc_db_total_size_in_use_in_bytes"] = store.size_in_use
+
+    def _halt(self, error: Exception) -> list[Effect]:
+        self._stopped = True
+        self.deadline = None
+        reason = f"{type(error).__name__}: {error}"
+        return [Log("critical", "store_unusable", {"reason": reason}), Halt(reason, failed=True, fatal=True)]

@@ -1,0 +1,325 @@
+"""The multi-version store: committed entries in, answers out.
+
+Owns the revision counter, the order of commands inside a batch, the compaction schedule and the one atomic write per
+raft entry. Knows an `Engine` and protobuf bodies; no actor, clock or random source: apply is a pure function of the
+log, so members that applied the same entries hold the same store.
+Invariants: one entry is one engine write and that write holds the applied index; revisions grow by one per effective
+command; an answer's bytes are complete and are only built when someone here waits for them.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from protocol.command import Command, CommandKind, Origin, decode_batch
+from protocol.errors import ClientError, Corruption, ErrorCode
+from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
+from protocol.wire.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
+from storage.compaction import compaction_slice
+from storage.dedupe import Windows
+from storage.engine import Engine
+from storage.key_count import KeyCount
+from storage.layout import (
+    COUNTS_KEY,
+    LOG_END,
+    PUT,
+    STATE_KEY,
+    WINDOW_END,
+    WINDOW_PREFIX,
+    StoreState,
+    log_key,
+    pack_state,
+    record_key,
+    trailer,
+    unpack_state,
+)
+from storage.mvcc_write import KeyWriter
+from storage.txn import TxnRun, check_path, check_put, check_put_shape, choose, do_delete, do_put
+from storage.wire_bytes import header_prefix, varint
+
+COUNTS_SAVED_EVERY_REVISIONS: Final = 100_000
+"""Key counts are saved at least this often, so that opening walks no more revisions than this."""
+
+Result = tuple[int, bytes]
+"""An `ErrorCode` and, with OK, the whole response."""
+
+_NO_BODY: Final = b""
+_OK: Final = int(ErrorCode.OK)
+_PENDING: Final = (int(ErrorCode.PENDING), _NO_BODY)
+
+
+class PhysicalWait(NamedTuple):
+    """A Compact with `physical` set, to be answered once everything up to `revision` is given back."""
+
+    revision: Revision
+    origin: Origin
+    position: int
+    body: bytes
+
+
+class Applied(NamedTuple):
+    """What applying a COMMANDS entry gave: answers for the origin, empty if none is owed."""
+
+    origin: Origin
+    results: tuple[Result, ...]
+
+
+class MvccStore:
+    """One open store."""
+
+    def __init__(self, engine: Engine, cluster: ClusterId, member: MemberId, *, response_bytes_max: int) -> None:
+        self.engine = engine
+        self.response_bytes_max = response_bytes_max
+        state = unpack_state(engine.get(STATE_KEY))
+        self.applied: Index = state.applied
+        self.term: Term = state.term
+        self.revision: int = state.revision
+        self.compacted: int = state.compacted
+        self.finished: int = state.finished
+        self.cursor: int = state.cursor
+        self.waits: list[PhysicalWait] = []
+        self.counters = {"put": 0, "delete": 0, "txn": 0, "compacted_revisions": 0}
+        self._member = member
+        self._writer = KeyWriter(engine)
+        self._writer.size = state.size
+        self._writer.size_in_use = state.size_in_use
+        self._windows = Windows()
+        for key, data in engine.scan(WINDOW_PREFIX, WINDOW_END):
+            self._windows.load(key, data)
+        self._counts_revision = self._load_counts()
+        self._prefix = header_prefix(cluster, member)
+        self._term_bytes = b""
+        self._set_term(state.term)
+        self._commands: dict[int, Callable[[bytes, bool], Result]] = {
+            CommandKind.PUT: self._put,
+            CommandKind.DELETE_RANGE: self._delete_range,
+            CommandKind.TXN: self._txn,
+        }
+
+    @property
+    def keys(self) -> KeyCount:
+        """Counts of live keys."""
+        return self._writer.keys
+
+    @property
+    def size(self) -> int:
+        """Logical bytes of the store: grows with every revision, given back by a defragmentation only."""
+        return self._writer.size
+
+    @property
+    def size_in_use(self) -> int:
+        """Logical bytes of the versions still stored."""
+        return self._writer.size_in_use
+
+    @property
+    def compacting(self) -> bool:
+        """Whether a compaction still has space to give back."""
+        return self.finished < self.compacted
+
+    def header(self, revision: int) -> bytes:
+        """Return a response header for `revision`, framed as field 1."""
+        body = self._prefix + b"\x18" + varint(revision) + self._term_bytes
+        return b"\x0a" + varint(len(body)) + body
+
+    # --- apply -----------------------------------------------------------------------------------
+
+    def apply(self, entry: Entry) -> Applied | None:
+        """Apply one committed entry in one atomic write; entries already in the store are skipped.
+
+        Raises:
+            Corruption: the entry is of a kind or version this build does not know: the node must halt.
+        """
+        if entry.index <= self.applied:
+            return None
+        if entry.index != self.applied + 1:
+            raise Corruption(f"entry {entry.index} follows entry {self.applied}: the log has a gap")
+        if entry.term != self.term:
+            self._set_term(entry.term)
+        applied = None
+        if entry.kind == EntryKind.COMMANDS:
+            applied = self._apply_commands(entry.data)
+        elif entry.kind not in (EntryKind.NOOP, EntryKind.CONFIGURATION):
+            raise Corruption(f"entry {entry.index} has kind {entry.kind}, which this build does not know")
+        self.applied = entry.index
+        self._commit()
+        return applied
+
+    def _apply_commands(self, data: bytes) -> Applied | None:
+        origin, commands = decode_batch(data)
+        if not self._windows.admit(origin, self._writer.overlay.changes):
+            return None
+        encode = origin.member == self._member
+        results = self._run(origin, commands, encode=encode)
+        return Applied(origin, tuple(results)) if encode else None
+
+    def _run(self, origin: Origin, commands: Sequence[Command], *, encode: bool) -> list[Result]:
+        results: list[Result] = []
+        handlers = self._commands
+        for kind, body in commands:
+            handler = handlers.get(kind)
+            try:
+                if handler is not None:
+                    results.append(handler(body, encode))
+                elif kind == CommandKind.COMPACT:
+                    results.append(self._compact(body, origin, len(results), encode=encode))
+                else:
+                    raise Corruption(f"command kind {kind}, which this build does not know")
+            except ClientError as error:
+                results.append((int(error.code), _NO_BODY))
+            except DecodeError:
+                results.append((int(ErrorCode.MALFORMED), _NO_BODY))
+        return results
+
+    def _put(self, body: bytes, encode: bool) -> Result:
+        put = PutRequest.FromString(body)
+        writer = self._writer
+        revision = self.revision + 1
+        lease = put.lease
+        if lease or put.prev_kv or put.ignore_value or put.ignore_lease:
+            check_put_shape(put)
+            check_put(put, writer)
+            writer.begin(revision)
+            previous = do_put(put, writer)
+        else:
+            key = put.key
+            if not key:
+                raise ClientError(ErrorCode.EMPTY_KEY)
+            writer.begin(revision)
+            writer.put(key, put.value, 0)
+            previous = b""
+        self.revision = revision
+        self.counters["put"] += 1
+        if not encode:
+            return _OK, _NO_BODY
+        header = b"%b\x18%b%b" % (self._prefix, writer.mod, self._term_bytes)
+        return _OK, b"\x0a%c%b%b" % (len(header), header, previous)
+
+    def _delete_range(self, body: bytes, encode: bool) -> Result:
+        request = DeleteRangeRequest.FromString(body)
+        if not request.key:
+            raise ClientError(ErrorCode.EMPTY_KEY)
+        self._writer.begin(self.revision + 1)
+        answer = do_delete(request, self._writer)
+        if self._writer.sub:
+            self.revision += 1
+            self.counters["delete"] += 1
+        if len(answer) > self.response_bytes_max:
+            return int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY
+        return _OK, self.header(self.revision) + answer if encode else _NO_BODY
+
+    def _txn(self, body: bytes, encode: bool) -> Result:
+        writer = self._writer
+        path = choose(TxnRequest.FromString(body), writer.overlay)
+        check_path(path, writer, self)
+        writer.begin(self.revision + 1)
+        run = TxnRun(writer, self, encode=encode)
+        answer = run.run(path)
+        if writer.sub:
+            self.revision += 1
+        self.counters["txn"] += 1
+        if run.too_large:
+            return int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY
+        return _OK, self.header(self.revision) + answer if encode else _NO_BODY
+
+    def _compact(self, body: bytes, origin: Origin, position: int, *, encode: bool) -> Result:
+        request = CompactionRequest.FromString(body)
+        if request.revision <= self.compacted:
+            raise ClientError(ErrorCode.COMPACTED)
+        if request.revision > self.revision:
+            raise ClientError(ErrorCode.FUTURE_REVISION)
+        if not self.compacting:
+            self.cursor = max(self.finished, 0)
+        self.compacted = request.revision
+        answer = self.header(self.revision)
+        if request.physical and encode:
+            self.waits.append(PhysicalWait(Revision(request.revision), origin, position, answer))
+            return _PENDING
+        return _OK, answer
+
+    def _commit(self) -> None:
+        """Write everything pending together with the bookkeeping."""
+        writer = self._writer
+        overlay = writer.overlay
+        overlay.changes[STATE_KEY] = pack_state(self.state())
+        if self.revision - self._counts_revision >= COUNTS_SAVED_EVERY_REVISIONS:
+            overlay.changes[COUNTS_KEY] = self._pack_counts()
+        self.engine.write(overlay.changes.items())
+        overlay.clear()
+        writer.trim_cache()
+        writer.keys.split_overgrown(self.engine)
+
+    def state(self) -> StoreState:
+        """Return the bookkeeping as it is written with every entry."""
+        writer = self._writer
+        return StoreState(
+            self.applied,
+            self.term,
+            Revision(self.revision),
+            Revision(self.compacted),
+            Revision(self.finished),
+            Revision(self.cursor),
+            writer.size,
+            writer.size_in_use,
+        )
+
+    # --- compaction ------------------------------------------------------------------------------
+
+    def compact_step(self, rows: int) -> list[PhysicalWait]:
+        """Give back a slice of what the compaction freed; return the waits this ends."""
+        assert self.compacting, "nothing is left to compact"
+        assert not self._writer.overlay.changes, "a slice runs between entries"
+        step = compaction_slice(self.engine, self.cursor, self.compacted, rows)
+        self.cursor = step.cursor
+        self._writer.size_in_use -= step.freed_bytes
+        self.counters["compacted_revisions"] += step.freed_revisions
+        if step.cursor > self.compacted:
+            self.finished = self.compacted
+            self.cursor = max(self.compacted, 0)
+        if self._counts_revision < self.compacted:
+            # The log gets gaps up to here, so counts can no longer be caught up from before.
+            step.changes[COUNTS_KEY] = self._pack_counts()
+        step.changes[STATE_KEY] = pack_state(self.state())
+        self.engine.write(step.changes.items())
+        ended = [wait for wait in self.waits if wait.revision <= self.finished]
+        self.waits = [wait for wait in self.waits if wait.revision > self.finished]
+        return ended
+
+    # --- counts ----------------------------------------------------------------------------------
+
+    def save_counts(self) -> None:
+        """Write the key counts, so that the next open has little to walk."""
+        if self._counts_revision != self.revision:
+            self.engine.write([(COUNTS_KEY, self._pack_counts())])
+
+    def _pack_counts(self) -> bytes:
+        self._counts_revision = self.revision
+        return self._writer.keys.pack(self.revision)
+
+    def _load_counts(self) -> int:
+        """Read saved counts and catch them up from the log, or count everything."""
+        keys = self._writer.keys
+        saved = self.engine.get(COUNTS_KEY)
+        if saved is None:
+            keys.rebuild(self.engine)
+            return 0
+        revision = keys.unpack(saved)
+        for _, record in self.engine.scan(log_key(revision + 1, 0), LOG_END):
+            place = trailer(record)
+            if place.kind != PUT:
+                keys.discard(record_key(record))
+            elif not place.previous_main:
+                keys.add(record_key(record))
+        keys.split_overgrown(self.engine)
+        return revision
+
+    def _set_term(self, term: Term) -> None:
+        self.term = term
+        self._term_bytes = b"\x20" + varint(term) if term else b""
+
+    def check_invariants(self) -> None:
+        """Assert what must hold between entries."""
+        assert not self._writer.overlay.changes, "everything is written between entries"
+        assert self.finished <= self.compacted <= self.revision, "compaction never runs ahead"
+        assert 0 <= self.size_in_use <= self.size, "sizes never go below nothing"
+        assert unpack_state(self.engine.get(STATE_KEY)) == self.state(), "the store knows what it applied"

@@ -1,0 +1,138 @@
+"""Serving reads: which body a `ReadKind` means, at once if it is short, in slices if it is not.
+
+Owns the read side's dispatch and the Status answer; knows a `MvccStore`, no actor. A read that does not end within
+its first slice becomes a `ReadJob` that the caller drives between other work.
+Invariant: what a job reads is pinned by its first slice, and `compaction_max` tells which compactions would hurt it.
+"""
+
+from collections.abc import Generator
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from protocol.command import ReadKind
+from protocol.errors import ClientError, ErrorCode
+from protocol.wire.rpc_pb2 import HashKVRequest, RangeRequest, StatusResponse, TxnRequest
+from storage.hash_kv import hash_slices
+from storage.layout import KV
+from storage.mvcc import MvccStore, Result
+from storage.range_read import SLICE_ROWS, Slices, View, check_revision, range_slices, single_response
+from storage.txn import read_only_slices
+from storage.wire_bytes import varint
+
+ETCD_VERSION: Final = "3.7.1"
+"""The version of etcd whose behaviour is promised; clients parse it to decide what they may ask for."""
+_STORAGE_VERSION: Final = "3.7.0"
+_ANY_COMPACTION: Final = 1 << 62
+_NO_COMPACTION: Final = -1
+_SERIALIZABLE: Final = b"\x38\x01"
+
+
+class ReadJob(NamedTuple):
+    """A read in progress. No compaction to a revision above `compaction_max` may write while it runs."""
+
+    slices: Slices
+    compaction_max: int
+
+
+def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: "StatusFields") -> Result | ReadJob:
+    """Serve a read, or return the job that goes on serving it."""
+    if kind == ReadKind.RANGE:
+        key = plain_key(body)
+        if key:
+            return 0, single_response(store.engine.get(KV + key), header)
+    try:
+        if kind == ReadKind.BARRIER:
+            return 0, b""
+        if kind == ReadKind.STATUS:
+            return 0, status_body(store, header, status)
+        slices, compaction_max = _slices(store, kind, body, header)
+        try:
+            next(slices)
+        except StopIteration as stop:
+            return 0, stop.value
+        return ReadJob(slices, compaction_max)
+    except ClientError as error:
+        return int(error.code), b""
+    except DecodeError:
+        return int(ErrorCode.MALFORMED), b""
+
+
+def plain_key(body: bytes) -> bytes:
+    """Return the key if `body` is a RangeRequest for one short key and nothing else (serializable or not), else b"".
+
+    By far the most frequent request: it is recognised by its bytes, because parsing would cost as much as the read.
+    """
+    size = len(body)
+    if size < 3 or body[0] != 0x0A:
+        return b""
+    length = body[1]
+    if length > 127:
+        return b""
+    if size == length + 2:
+        return body[2:]
+    return body[2:-2] if size == length + 4 and body[-2:] == _SERIALIZABLE else b""
+
+
+def advance_read(job: ReadJob) -> Result | None:
+    """Run one more slice; return the result when that was the last."""
+    try:
+        next(job.slices)
+    except StopIteration as stop:
+        return 0, stop.value
+    except ClientError as error:
+        return int(error.code), b""
+    return None
+
+
+class StatusFields(NamedTuple):
+    """What the store does not know of itself."""
+
+    commit: int
+    quota_bytes: int
+
+
+def status_body(store: MvccStore, header: bytes, fields: StatusFields) -> bytes:
+    """Return a StatusResponse but for `leader` and `errors`.
+
+    The gateway knows the leader, the current term and the alarms: it appends those fields. Appending is how protobuf
+    merges messages, so an appended `raftTerm` also overrides the applied term given here.
+    """
+    status = StatusResponse(
+        version=ETCD_VERSION,
+        dbSize=store.size,
+        raftIndex=max(fields.commit, store.applied),
+        raftTerm=store.term,
+        raftAppliedIndex=store.applied,
+        dbSizeInUse=store.size_in_use,
+        storageVersion=_STORAGE_VERSION,
+        dbSizeQuota=fields.quota_bytes,
+    )
+    return header + status.SerializeToString()
+
+
+def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Slices, int]:
+    """Return the sliced form of a read and the highest compaction it bears."""
+    if kind == ReadKind.HASH_KV:
+        return _hash_kv(store, HashKVRequest.FromString(body), header), _NO_COMPACTION
+    view = View(store.engine, store.keys, store.revision, store.compacted, store.response_bytes_max)
+    if kind == ReadKind.RANGE:
+        request = RangeRequest.FromString(body)
+        at_old = 0 < request.revision < store.revision
+        return range_slices(request, view, header), request.revision if at_old else _ANY_COMPACTION
+    if kind == ReadKind.TXN:
+        txn = TxnRequest.FromString(body)
+        return read_only_slices(txn, view, header), store.compacted
+    raise ClientError(ErrorCode.UNIMPLEMENTED)
+
+
+def _hash_kv(store: MvccStore, request: HashKVRequest, header: bytes) -> Generator[None, None, bytes]:
+    check_revision(request.revision, store.revision, store.compacted)
+    revision = request.revision if request.revision > 0 else store.revision
+    compacted = store.compacted
+    crc = yield from hash_slices(store.engine, revision, compacted, SLICE_ROWS)
+    parts = [header]
+    for tag, value in ((b"\x10", crc), (b"\x18", compacted), (b"\x20", revision)):
+        if value:
+            parts.append(tag + varint(value))
+    return b"".join(parts)
