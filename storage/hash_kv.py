@@ -2,7 +2,9 @@
 
 Owns etcd's rule 27: CRC-32C over the bucket's name, then each revision's key and KeyValue bytes as etcd stores them.
 Invariant: it depends on the revision and the compacted revision only. A version at or below the compacted revision
-counts exactly if it is its key's newest at the hashed revision; whether it was physically dropped yet is not asked.
+counts exactly if it is its key's newest at the hashed revision and no tombstone; whether it was physically dropped yet
+is not asked. The numbers equal etcd's, but for one quirk left out on purpose: where no key at all is live at the
+revision, etcd counts whatever its compaction has not reached yet.
 """
 
 from collections.abc import Generator
@@ -35,7 +37,7 @@ def hash_slices(engine: Engine, revision: int, compacted: int, rows: int) -> Gen
     for walked, (row_key, record) in enumerate(engine.scan(LOG, log_key(revision + 1, 0)), start=1):
         main, sub = parse_log_key(row_key)
         tombstone = trailer(record).kind == TOMBSTONE
-        if main > compacted or _kept(engine, record, main, sub, revision, tombstone=tombstone):
+        if main > compacted or (not tombstone and _kept(engine, record, main, sub, revision)):
             parts.append(_REVISION_KEY.pack(main, b"_", sub) + (b"t" if tombstone else b""))
             parts.append(_tombstone_bytes(record) if tombstone else key_value_bytes(record))
         if walked % rows == 0:
@@ -45,10 +47,8 @@ def hash_slices(engine: Engine, revision: int, compacted: int, rows: int) -> Gen
     return int(google_crc32c.extend(crc, b"".join(parts)))
 
 
-def _kept(engine: Engine, record: bytes, main: int, sub: int, revision: int, *, tombstone: bool) -> bool:
+def _kept(engine: Engine, record: bytes, main: int, sub: int, revision: int) -> bool:
     """Whether a version at or below the compacted revision is what a read at `revision` finds."""
-    if tombstone:
-        return main == revision
     superseded = engine.get(old_key(record_key(record), main, sub))
     return superseded is None or unpack_old_version(superseded).superseded_by > revision
 

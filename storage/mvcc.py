@@ -35,7 +35,7 @@ from storage.layout import (
     unpack_state,
 )
 from storage.mvcc_write import KeyWriter
-from storage.txn import TxnRun, check_path, check_put, check_put_shape, choose, do_delete, do_put
+from storage.txn import TxnRun, check_path, check_put_key, check_put_lease, check_put_shape, choose, do_delete, do_put
 from storage.wire_bytes import header_prefix, varint
 
 COUNTS_SAVED_EVERY_REVISIONS: Final = 100_000
@@ -178,7 +178,8 @@ class MvccStore:
         lease = put.lease
         if lease or put.prev_kv or put.ignore_value or put.ignore_lease:
             check_put_shape(put)
-            check_put(put, writer)
+            check_put_lease(put, writer)  # in this order at the top level, the other way round in a txn: as in etcd
+            check_put_key(put, writer)
             writer.begin(revision)
             previous = do_put(put, writer)
         else:

@@ -87,14 +87,13 @@ def _order(compare: Compare, pair: KeyValue) -> int:
 
 
 def check_path(path: Path, writer: KeyWriter, snapshot: Snapshot) -> None:
-    """Refuse the txn unless everything on its path can be done (rule 23); puts are looked at first, as in etcd.
+    """Refuse the txn unless everything on its path can be done (rule 23).
 
     Raises:
-        ClientError: the first thing that cannot be done.
+        ClientError: the first thing that cannot be done, in the order of the operations.
     """
     _check_shape(path)
-    _check_puts(path, writer)
-    _check_ranges(path, snapshot)
+    _check_state(path, writer, snapshot)
 
 
 def _check_shape(path: Path) -> None:
@@ -112,19 +111,16 @@ def _check_shape(path: Path) -> None:
             raise ClientError(ErrorCode.EMPTY_KEY)
 
 
-def _check_puts(path: Path, writer: KeyWriter) -> None:
+def _check_state(path: Path, writer: KeyWriter, snapshot: Snapshot) -> None:
     for operation, nested in zip(path.operations, path.nested, strict=True):
         if nested is not None:
-            _check_puts(nested, writer)
-        elif operation.WhichOneof("request") == "request_put":
-            check_put(operation.request_put, writer)
-
-
-def _check_ranges(path: Path, snapshot: Snapshot) -> None:
-    for operation, nested in zip(path.operations, path.nested, strict=True):
-        if nested is not None:
-            _check_ranges(nested, snapshot)
-        elif operation.WhichOneof("request") == "request_range":
+            _check_state(nested, writer, snapshot)
+            continue
+        name = operation.WhichOneof("request")
+        if name == "request_put":
+            check_put_key(operation.request_put, writer)
+            check_put_lease(operation.request_put, writer)
+        elif name == "request_range":
             check_revision(operation.request_range.revision, snapshot.revision, snapshot.compacted)
 
 
@@ -146,10 +142,14 @@ def check_range_shape(request: RangeRequest) -> None:
         raise ClientError(ErrorCode.INVALID_SORT_OPTION)
 
 
-def check_put(put: PutRequest, writer: KeyWriter) -> None:
-    """Refuse a put whose key or lease is not there though it must be (rule 14)."""
+def check_put_key(put: PutRequest, writer: KeyWriter) -> None:
+    """Refuse a put that keeps something of a pair that is not there (rule 14)."""
     if (put.ignore_value or put.ignore_lease) and writer.record(put.key) is None:
         raise ClientError(ErrorCode.KEY_NOT_FOUND)
+
+
+def check_put_lease(put: PutRequest, writer: KeyWriter) -> None:
+    """Refuse a put that names a lease that is not there (rule 14)."""
     if put.lease and not writer.lease_exists(put.lease):
         raise ClientError(ErrorCode.LEASE_NOT_FOUND)
 
@@ -265,10 +265,12 @@ def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
     """
     path = choose(request, view.reader)
     started: list[tuple[Slices, bytes | None]] = []
-    for operation in _flat_ranges(path):
+    operations = _flat_ranges(path)
+    for operation in operations:
         check_range_shape(operation)
+    for operation in operations:
         check_revision(operation.revision, view.revision, view.compacted)
-    for operation in _flat_ranges(path):
+    for operation in operations:
         slices = range_slices(operation, view, inner_header_bytes(view.revision))
         started.append((slices, _first_slice(slices)))
     bodies = []

@@ -1,0 +1,161 @@
+"""Drives one `MvccStore` directly with protobuf requests: what tests of the store stand on.
+
+Owns the log of what it applied, so that a crashed store can be replayed. Knows no actor and no raft.
+"""
+
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+from protocol.command import CommandKind, Origin, ReadKind, encode_batch
+from protocol.errors import ErrorCode
+from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Term
+from protocol.wire.rpc_pb2 import (
+    CompactionRequest,
+    CompactionResponse,
+    DeleteRangeRequest,
+    DeleteRangeResponse,
+    HashKVRequest,
+    HashKVResponse,
+    PutRequest,
+    PutResponse,
+    RangeRequest,
+    RangeResponse,
+    StatusResponse,
+    TxnRequest,
+    TxnResponse,
+)
+from storage.engine import Engine
+from storage.mvcc import MvccStore
+from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+
+CLUSTER: Final = ClusterId(0x5EED)
+MEMBER: Final = MemberId(0xA1)
+
+Request = PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest
+_COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
+    PutRequest: (CommandKind.PUT, PutResponse),
+    DeleteRangeRequest: (CommandKind.DELETE_RANGE, DeleteRangeResponse),
+    TxnRequest: (CommandKind.TXN, TxnResponse),
+    CompactionRequest: (CommandKind.COMPACT, CompactionResponse),
+}
+
+
+class Answer(NamedTuple):
+    """A code, and with OK the parsed response."""
+
+    code: ErrorCode
+    response: Any
+
+
+class StoreDriver:
+    """A store that is handed entries one after the other; every write is followed by the store's own checks."""
+
+    def __init__(self, open_engine: Callable[[], Engine], *, response_bytes_max: int = 64 << 20) -> None:
+        self._open_engine = open_engine
+        self._response_bytes_max = response_bytes_max
+        self.entries: list[Entry] = []
+        self.sequence = 0
+        self.term = Term(1)
+        self.store = self._open()
+
+    def do(self, *requests: Request) -> list[Answer]:
+        """Apply `requests` as one batch of this member; return their answers."""
+        self.sequence += 1
+        flat: list[int | bytes] = []
+        for request in requests:
+            flat += [int(_COMMANDS[type(request)][0]), request.SerializeToString()]
+        origin = Origin(MEMBER, Incarnation(1), self.sequence)
+        applied = self.apply(EntryKind.COMMANDS, encode_batch(origin, flat))
+        assert applied is not None, "a new batch of this member is always answered"
+        return [
+            self._parse(_COMMANDS[type(request)][1], *result)
+            for request, result in zip(requests, applied.results, strict=True)
+        ]
+
+    def one(self, request: Request) -> Answer:
+        """Apply one request as a batch of its own."""
+        return self.do(request)[0]
+
+    def put(self, key: bytes, value: bytes = b"v", **fields: Any) -> Answer:
+        """Put one pair."""
+        return self.one(PutRequest(key=key, value=value, **fields))
+
+    def delete(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Answer:
+        """Delete a key or range."""
+        return self.one(DeleteRangeRequest(key=key, range_end=range_end, **fields))
+
+    def compact(self, revision: int, *, physical: bool = False) -> Answer:
+        """Compact; the space is given back by `finish_compaction`."""
+        return self.one(CompactionRequest(revision=revision, physical=physical))
+
+    def finish_compaction(self, rows: int = 2) -> int:
+        """Run compaction slices to the end; return how many there were."""
+        slices = 0
+        while self.store.compacting:
+            self.store.compact_step(rows)
+            self.store.check_invariants()
+            slices += 1
+        return slices
+
+    def apply(self, kind: int, data: bytes) -> Any:
+        """Apply one raw entry behind the last and check the store."""
+        entry = Entry(self.term, Index(self.store.applied + 1), kind, data)
+        self.entries.append(entry)
+        applied = self.store.apply(entry)
+        self.check()
+        return applied
+
+    def range(self, key: bytes, range_end: bytes = b"", **fields: Any) -> Answer:
+        """Read a key or range."""
+        return self.read(ReadKind.RANGE, RangeRequest(key=key, range_end=range_end, **fields), RangeResponse)
+
+    def txn_read(self, request: TxnRequest) -> Answer:
+        """Serve a txn of ranges as a read."""
+        return self.read(ReadKind.TXN, request, TxnResponse)
+
+    def hash_kv(self, revision: int = 0) -> Answer:
+        """Hash the store at a revision."""
+        return self.read(ReadKind.HASH_KV, HashKVRequest(revision=revision), HashKVResponse)
+
+    def status(self, commit: int = 0, quota_bytes: int = 0) -> StatusResponse:
+        """The Status answer of this store."""
+        answer = self._begin(ReadKind.STATUS, b"", StatusFields(commit, quota_bytes))
+        assert not isinstance(answer, ReadJob), "Status needs no slices"
+        return StatusResponse.FromString(answer[1])
+
+    def read(self, kind: ReadKind, request: Any, response: type) -> Answer:
+        """Serve any read to its end."""
+        result = self._begin(kind, request.SerializeToString(), StatusFields(0, 0))
+        while isinstance(result, ReadJob):
+            result = advance_read(result) or result
+        return self._parse(response, *result)
+
+    def begin(self, kind: ReadKind, request: Any) -> Any:
+        """Run only the first slice of a read."""
+        return self._begin(kind, request.SerializeToString(), StatusFields(0, 0))
+
+    def check(self) -> None:
+        """Check every invariant of the store, walking all of it."""
+        self.store.check_invariants()
+        self.store.keys.check(self.store.engine)
+
+    def restart(self, *, crash: bool = False) -> None:
+        """Open the store anew, cleanly or without what was not flushed, and replay what it lost."""
+        if not crash:
+            self.store.save_counts()
+            self.store.engine.close()
+        self.store = self._open()
+        for entry in self.entries[self.store.applied :]:
+            self.store.apply(entry)
+        self.check()
+
+    def _open(self) -> MvccStore:
+        return MvccStore(self._open_engine(), CLUSTER, MEMBER, response_bytes_max=self._response_bytes_max)
+
+    def _begin(self, kind: ReadKind, body: bytes, status: StatusFields) -> Any:
+        store = self.store
+        return begin_read(store, kind, body, store.header(store.revision), status)
+
+    @staticmethod
+    def _parse(response: Any, code: int, body: bytes) -> Answer:
+        return Answer(ErrorCode(code), response.FromString(body) if code == ErrorCode.OK else None)
