@@ -9,7 +9,7 @@ from typing import Protocol
 from actors.effects import Effect
 from actors.metrics import ActorMetrics
 from protocol.message import Message
-from protocol.types import NOBODY, MemberId, Millis
+from protocol.types import NO_STORE, NOBODY, MemberId, Millis, StoreId
 
 
 class Actor(Protocol):
@@ -22,8 +22,12 @@ class Actor(Protocol):
     """
 
     name: str
-    deadline: Millis | None
     metrics: ActorMetrics
+
+    @property
+    def deadline(self) -> Millis | None:
+        """When `wake` is wanted."""
+        ...
 
     def start(self, now: Millis) -> list[Effect]:
         """Called once before any message."""
@@ -47,13 +51,17 @@ class Actor(Protocol):
 
 
 class Source:
-    """Where a message came from: an actor of this node (`actor`), or a peer (`member`, 0 for local)."""
+    """Where a message came from: an actor of this node (`actor`), or a peer (`member`, 0 for local).
 
-    __slots__ = ("actor", "member")
+    `store` is the data directory a peer speaks from, as its frames say.
+    """
 
-    def __init__(self, actor: str, member: MemberId = NOBODY) -> None:
+    __slots__ = ("actor", "member", "store")
+
+    def __init__(self, actor: str, member: MemberId = NOBODY, store: StoreId = NO_STORE) -> None:
         self.actor = actor
         self.member = member
+        self.store = store
 
     def __repr__(self) -> str:
         return f"Source({self.actor!r}, {self.member:x})" if self.member else f"Source({self.actor!r})"

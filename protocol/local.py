@@ -352,5 +352,33 @@ class MetricsReported(LocalMessage):
     histograms: dict[str, tuple[float, tuple[int, ...]]]
 
 
+class Beat(LocalMessage):
+    """The actor's loop turns; from an actor to its supervisor, and from the supervisor to the launcher."""
+
+
+class SpawnRequested(LocalMessage):
+    """An actor wants a short-lived helper with these arguments."""
+
+    helper: str
+    arguments: dict[str, object]
+
+
+class ActorHalted(LocalMessage):
+    """Why an actor is about to end; `story` is what happened last, newest at the end."""
+
+    actor: str
+    reason: str
+    failed: bool
+    fatal: bool
+    story: tuple[str, ...]
+
+
+class NodeStopped(LocalMessage):
+    """A supervisor's last word to its launcher; `failure` is empty when it was asked to stop."""
+
+    node: str
+    failure: str
+
+
 class StopActor(LocalMessage):
     """Finish cleanly: answer what can be answered, flush, sync, close, end."""

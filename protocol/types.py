@@ -27,6 +27,10 @@ NOBODY: Final = MemberId(0)
 """No member: no leader known, no vote cast."""
 
 
+NO_STORE: Final = StoreId(0)
+"""A data directory that has not been seen."""
+
+
 class LogPosition(NamedTuple):
     """A place in the log; ordered as the Raft paper compares logs (section 5.4.1): term first, then index."""
 

@@ -1,0 +1,267 @@
+"""ZeroMQ between actors: lossless links inside a node, lossy ones between nodes.
+
+Owns sockets, sequence numbers and frame heads. Knows no message kind.
+Invariants: inside a node multiparts of one sender arrive without a gap, or `LinkBroken` is raised and the
+incarnation ends; between nodes what cannot be sent at once is dropped and counted.
+"""
+
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import zmq
+
+from actors.metrics import ActorMetrics
+from protocol.codec import MESSAGE_BYTES_MAX
+from protocol.errors import InvariantViolation, PeerFault
+from protocol.identity import NodeIdentity
+from protocol.peer import PEER_WIRE_VERSION, PeerHeader
+from protocol.types import Incarnation, MemberId
+
+RUN_DIR: Final = "run"
+PEER_QUEUE_MESSAGES_MAX: Final = 256
+"""High-water mark of one peer link: small, because raft repeats what is lost and old news is worthless."""
+LINGER_ON_STOP_MS: Final = 500
+RECEIVES_PER_TURN_MAX: Final = 256
+"""Multiparts taken in one turn, so that a flood cannot keep an actor from its timers."""
+
+_HEAD: Final = struct.Struct(">QQ24s")
+
+
+class LinkBroken(InvariantViolation):
+    """A local link lost something: the group must start anew under another incarnation."""
+
+
+def local_address(actor: str, incarnation: Incarnation) -> str:
+    """Return where `actor` listens, relative to the node's data directory, which is every actor's directory."""
+    return f"ipc://{RUN_DIR}/{actor}.{incarnation}"
+
+
+class LocalLinks:
+    """One actor's links to the others of its node."""
+
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], actor: str, incarnation: Incarnation) -> None:
+        self._context = context
+        self._actor = actor.encode()
+        self.incarnation = incarnation
+        self.inbox = context.socket(zmq.PULL)
+        self.inbox.set_hwm(0)
+        self.inbox.bind(local_address(actor, incarnation))
+        self._outboxes: dict[str, zmq.Socket[bytes]] = {}
+        self._sent: dict[str, int] = {}
+        self._staged: dict[str, list[bytes]] = {}
+        self._received: dict[str, tuple[int, int]] = {}
+
+    def connect(self, actor: str, incarnation: Incarnation) -> None:
+        """Talk to this incarnation of `actor` from now on; what waits for an older one is dropped."""
+        old = self._outboxes.pop(actor, None)
+        if old is not None:
+            old.close(linger=0)
+        socket = self._context.socket(zmq.PUSH)
+        socket.set_hwm(0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 5)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+        socket.connect(local_address(actor, incarnation))
+        self._outboxes[actor] = socket
+        self._sent[actor] = 0
+        self._staged.pop(actor, None)
+
+    def stage(self, to: str, body: bytes) -> None:
+        """Queue `body` for the end of the turn; nothing is sent to an actor that was never connected."""
+        staged = self._staged.get(to)
+        if staged is None:
+            self._staged[to] = [body]
+        else:
+            staged.append(body)
+
+    def flush(self) -> None:
+        """Send one multipart to each actor that has something staged."""
+        if not self._staged:
+            return
+        staged, self._staged = self._staged, {}
+        for actor, bodies in staged.items():
+            socket = self._outboxes.get(actor)
+            if socket is None:
+                continue
+            sequence = self._sent[actor] = self._sent[actor] + 1
+            socket.send_multipart([_HEAD.pack(sequence, self.incarnation, self._actor), *bodies], copy=True)
+
+    def relay(self, to: str, bodies: Iterable[bytes]) -> None:
+        """Pass on frames that were never decoded."""
+        for body in bodies:
+            self.stage(to, body)
+
+    def receive(self) -> list[tuple[str, list[bytes]]]:
+        """Return what has arrived, per multipart: the sending actor and the bodies.
+
+        Raises:
+            LinkBroken: a sequence number is missing.
+        """
+        arrived: list[tuple[str, list[bytes]]] = []
+        inbox = self.inbox
+        try:
+            for _ in range(RECEIVES_PER_TURN_MAX):
+                head, *bodies = inbox.recv_multipart(zmq.NOBLOCK)
+                sequence, incarnation, name = _HEAD.unpack(head)
+                actor = name.rstrip(b"\0").decode()
+                known, last = self._received.get(actor, (0, 0))
+                if incarnation < known:
+                    continue
+                if incarnation > known:
+                    last = 0
+                if sequence != last + 1:
+                    raise LinkBroken(f"from {actor}: multipart {sequence} after {last}")
+                self._received[actor] = (incarnation, sequence)
+                arrived.append((actor, bodies))
+        except zmq.Again:
+            pass
+        return arrived
+
+    def close(self, *, drain: bool) -> None:
+        """Close all sockets; with `drain` give what was sent a moment to arrive."""
+        self.inbox.close(linger=0)
+        Path(local_address(self._actor.decode(), self.incarnation).removeprefix("ipc://")).unlink(missing_ok=True)
+        for socket in self._outboxes.values():
+            socket.close(linger=LINGER_ON_STOP_MS if drain else 0)
+        self._outboxes = {}
+
+
+class PeerLinks:
+    """Links to the other members: to each a control link and a bulk link of this process's own."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        identity: NodeIdentity,
+        addresses: dict[MemberId, str],
+        metrics: ActorMetrics,
+    ) -> None:
+        self._context = context
+        self._identity = identity
+        self._addresses = addresses
+        self._metrics = metrics
+        self._sockets: dict[tuple[MemberId, bool], zmq.Socket[bytes]] = {}
+        self._staged: dict[tuple[MemberId, bool, str], list[bytes]] = {}
+
+    def stage(self, to: MemberId, body: bytes, *, bulk: bool, actor: str) -> None:
+        """Queue `body` for `actor` of member `to` until the end of the turn."""
+        key = (to, bulk, actor)
+        staged = self._staged.get(key)
+        if staged is None:
+            self._staged[key] = [body]
+        else:
+            staged.append(body)
+
+    def flush(self) -> None:
+        """Send what is staged; what a link does not take at once is dropped and counted."""
+        if not self._staged:
+            return
+        staged, self._staged = self._staged, {}
+        for (to, bulk, actor), bodies in staged.items():
+            socket = self._socket(to, bulk=bulk)
+            if socket is None:
+                continue
+            label = f'{{To="{to:x}"}}'
+            try:
+                socket.send_multipart([self._header(to, actor), *bodies], zmq.NOBLOCK, copy=True)
+                size = sum(len(body) for body in bodies)
+                self._metrics.count(f"etcd_network_peer_sent_bytes_total{label}", size)
+            except zmq.Again:
+                self._metrics.count(f"etcd_network_peer_sent_failures_total{label}")
+
+    def _header(self, to: MemberId, actor: str) -> bytes:
+        identity = self._identity
+        return PeerHeader(
+            PEER_WIRE_VERSION, identity.cluster, identity.member, to, identity.store, identity.incarnation, actor
+        ).pack()
+
+    def _socket(self, to: MemberId, *, bulk: bool) -> zmq.Socket[bytes] | None:
+        socket = self._sockets.get((to, bulk))
+        if socket is None and to in self._addresses:
+            socket = self._context.socket(zmq.PUSH)
+            socket.setsockopt(zmq.SNDHWM, PEER_QUEUE_MESSAGES_MAX)
+            socket.setsockopt(zmq.IMMEDIATE, 1)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RECONNECT_IVL, 50)
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+            socket.connect(self._addresses[to])
+            self._sockets[(to, bulk)] = socket
+        return socket
+
+    def connect_all(self) -> None:
+        """Open every link ahead of its first use, so that the first election need not wait for it."""
+        for member in sorted(self._addresses):
+            if member != self._identity.member:
+                self._socket(member, bulk=False)
+                self._socket(member, bulk=True)
+
+    def close(self) -> None:
+        """Close all links."""
+        for socket in self._sockets.values():
+            socket.close(linger=0)
+        self._sockets = {}
+
+
+class PeerDoor:
+    """Where other members' frames arrive; bound by the raft process."""
+
+    def __init__(
+        self,
+        context: zmq.Context[zmq.Socket[bytes]],
+        identity: NodeIdentity,
+        address: str,
+        metrics: ActorMetrics,
+    ) -> None:
+        self._identity = identity
+        self._metrics = metrics
+        self.inbox = context.socket(zmq.PULL)
+        self.inbox.setsockopt(zmq.RCVHWM, 4 * PEER_QUEUE_MESSAGES_MAX)
+        self.inbox.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
+        self.inbox.setsockopt(zmq.LINGER, 0)
+        self.inbox.bind(address)
+        self.refused: list[tuple[MemberId, str]] = []
+        """Members whose frames were refused since the last turn, and why."""
+
+    def receive(self) -> list[tuple[PeerHeader, list[bytes]]]:
+        """Return frames that are meant for this member of this cluster; others are dropped and counted."""
+        arrived: list[tuple[PeerHeader, list[bytes]]] = []
+        try:
+            for _ in range(RECEIVES_PER_TURN_MAX):
+                head, *bodies = self.inbox.recv_multipart(zmq.NOBLOCK)
+                try:
+                    header = PeerHeader.unpack(head)
+                except PeerFault:
+                    self._metrics.count("actd_peer_faults_total")
+                    continue
+                problem = self._problem(header)
+                if problem:
+                    self._metrics.count("actd_peer_refused_total")
+                    self.refused.append((header.sender, problem))
+                    continue
+                label = f'{{From="{header.sender:x}"}}'
+                size = sum(len(body) for body in bodies)
+                self._metrics.count(f"etcd_network_peer_received_bytes_total{label}", size)
+                arrived.append((header, bodies))
+        except zmq.Again:
+            pass
+        return arrived
+
+    def _problem(self, header: PeerHeader) -> str:
+        identity = self._identity
+        if header.version != PEER_WIRE_VERSION:
+            return f"peer wire version {header.version}, this node speaks {PEER_WIRE_VERSION}"
+        if header.cluster != identity.cluster:
+            return (
+                f"you belong to cluster {header.cluster:x}, this is {identity.cluster:x}: compare the nodes and the "
+                "token in both cluster files"
+            )
+        if header.receiver != identity.member:
+            return f"you look for member {header.receiver:x}, this is {identity.member:x}: compare the peer addresses"
+        if header.sender == identity.member:
+            return f"member {identity.member:x} runs twice: two nodes have one id"
+        return ""
+
+    def close(self) -> None:
+        """Stop listening."""
+        self.inbox.close(linger=0)

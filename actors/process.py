@@ -1,0 +1,127 @@
+"""What runs in each forked process: build the actor of a role, its links and its shell, and turn until it halts.
+
+Owns the wiring. Imports nothing of the gateway: its entry point is handed to the supervisor from above.
+"""
+
+import os
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from actors.actor import Actor
+from actors.lifeline import Lifeline
+from actors.links import LocalLinks, PeerDoor, PeerLinks
+from actors.shell import Shell
+from protocol.config import ClusterConfig, NodeConfig
+from protocol.identity import NodeIdentity
+from protocol.types import Incarnation, MemberId
+
+GROUP: tuple[str, ...] = ("wal", "applier", "raft")
+"""Actors that live and die together."""
+
+
+@dataclass(frozen=True)
+class ProcessContext:
+    """Everything a forked process needs to know."""
+
+    identity: NodeIdentity
+    config: ClusterConfig
+    node: NodeConfig
+    data_dir: Path
+    lifeline: Lifeline
+    siblings: dict[str, Incarnation]
+    """The other actors to talk to, with their incarnations."""
+    arguments: dict[str, object]
+    """What a helper was asked to do."""
+
+    def peer_addresses(self) -> dict[MemberId, str]:
+        """Return where each member's peers connect."""
+        return {self.config.member_id(node.name): f"tcp://{node.peer}" for node in self.config.nodes}
+
+
+Role = Callable[[ProcessContext], int]
+"""A role's entry point; returns the exit status."""
+
+
+def run_shell(context: ProcessContext, actor: Actor, *, peers: bool, door: bool) -> int:
+    """Run `actor` in this process until it halts; return 0 if it was asked to."""
+    zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    links = LocalLinks(zmq_context, actor.name, context.identity.incarnation)
+    for sibling, incarnation in context.siblings.items():
+        links.connect(sibling, incarnation)
+    peer_links = None
+    if peers:
+        peer_links = PeerLinks(zmq_context, context.identity, context.peer_addresses(), actor.metrics)
+        peer_links.connect_all()
+    peer_door = None
+    if door:
+        peer_door = PeerDoor(zmq_context, context.identity, f"tcp://{context.node.peer}", actor.metrics)
+    halt = Shell(actor, context.lifeline, links, peer_links, peer_door).run()
+    zmq_context.term()
+    return 1 if halt.failed else 0
+
+
+def run_raft(context: ProcessContext) -> int:
+    """Run consensus."""
+    from actors.raft import RaftActor
+
+    rng = random.Random(os.urandom(16))
+    return run_shell(context, RaftActor(context.identity, context.config.raft, rng), peers=True, door=True)
+
+
+def run_wal(context: ProcessContext) -> int:
+    """Run the log writer."""
+    from actors.wal import WalActor
+    from storage.posix_disk import PosixDisk
+
+    disk = PosixDisk(context.data_dir, lambda seconds: actor.metrics.observe(FSYNC_SECONDS, seconds))
+    actor = WalActor(disk, context.config.storage, context.identity)
+    return run_shell(context, actor, peers=True, door=False)
+
+
+FSYNC_SECONDS = "etcd_disk_wal_fsync_duration_seconds"
+
+
+def run_applier(context: ProcessContext) -> int:
+    """Run the store."""
+    from actors.applier import ApplierActor
+    from storage.posix_disk import PosixDisk
+    from storage.rocks import RocksEngine
+
+    disk = PosixDisk(context.data_dir)
+
+    def open_engine(path: str) -> RocksEngine:
+        return RocksEngine(context.data_dir, path, context.config.storage)
+
+    actor = ApplierActor(context.identity, disk, open_engine, context.config)
+    return run_shell(context, actor, peers=False, door=False)
+
+
+def run_snapshot_sender(context: ProcessContext) -> int:
+    """Send one snapshot to one follower."""
+    from actors.snapshot_sender import SnapshotSender
+    from storage.posix_disk import PosixDisk
+
+    actor = SnapshotSender(context.identity, PosixDisk(context.data_dir), context.arguments)
+    return run_shell(context, actor, peers=True, door=False)
+
+
+def run_snapshot_receiver(context: ProcessContext) -> int:
+    """Receive one snapshot."""
+    from actors.snapshot_receiver import SnapshotReceiver
+    from storage.posix_disk import PosixDisk
+
+    actor = SnapshotReceiver(context.identity, PosixDisk(context.data_dir), context.arguments)
+    return run_shell(context, actor, peers=True, door=False)
+
+
+ROLES: dict[str, Role] = {
+    "raft": run_raft,
+    "wal": run_wal,
+    "applier": run_applier,
+    "snapshot_sender": run_snapshot_sender,
+    "snapshot_receiver": run_snapshot_receiver,
+}

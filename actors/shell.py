@@ -1,0 +1,240 @@
+"""The process around an actor: poll, drain, handle, end the turn, send. The only clock an actor ever sees.
+
+Owns the loop, the sockets, background threads, beats, metrics and the story. Knows nothing of what is said.
+Invariants: an actor is handed messages of one link in order; one multipart per destination and turn; a failed
+actor says nothing more.
+"""
+
+import gc
+import os
+import queue
+import threading
+import time
+from collections import deque
+from typing import Final
+
+import structlog
+import zmq
+
+from actors.actor import Actor, Source
+from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
+from actors.lifeline import Lifeline, LifelineCut
+from actors.links import LocalLinks, PeerDoor, PeerLinks
+from protocol import codec, local, peer
+from protocol.errors import PeerFault
+from protocol.message import Message
+from protocol.types import NOBODY, MemberId, Millis
+
+BEAT_INTERVAL_MS: Final = 1000
+STORY_EVENTS_MAX: Final = 50
+REFUSAL_INTERVAL_MS: Final = 5000
+PEER_KINDS: Final = frozenset(
+    {kind.__name__ for kind in peer.PeerMessage.__subclasses__()}
+    | {"OfferSnapshot", "PeerRefused"}
+    | {"SnapshotChunk", "SnapshotProgress"}
+)
+"""What another node may say; the messages of this node's own actors are not among it."""
+
+
+def now_ms() -> Millis:
+    """Return the monotonic clock in milliseconds."""
+    return Millis(time.monotonic_ns() // 1_000_000)
+
+
+def tune_garbage_collection() -> None:
+    """Leave what was loaded before the loop out of every later collection, and collect seldom."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
+
+
+class Shell:
+    """Runs one actor until it halts."""
+
+    def __init__(
+        self,
+        actor: Actor,
+        lifeline: Lifeline,
+        links: LocalLinks,
+        peers: PeerLinks | None,
+        door: PeerDoor | None,
+    ) -> None:
+        self._actor = actor
+        self._lifeline = lifeline
+        self._links = links
+        self._peers = peers
+        self._door = door
+        self._log = structlog.get_logger().bind(actor=actor.name)
+        self._story: deque[str] = deque(maxlen=STORY_EVENTS_MAX)
+        self._halt: Halt | None = None
+        self._background: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
+        self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._beat_due = now_ms()
+        self._reported: tuple[dict[str, float], dict[str, float]] = ({}, {})
+        self._refused_at: dict[MemberId, Millis] = {}
+        self._poller = zmq.Poller()
+        self._poller.register(links.inbox, zmq.POLLIN)
+        self._poller.register(lifeline.fileno(), zmq.POLLIN)
+        self._poller.register(self._wake_read, zmq.POLLIN)
+        if door is not None:
+            self._poller.register(door.inbox, zmq.POLLIN)
+
+    def run(self) -> Halt:
+        """Turn until the actor halts or the supervisor is gone; return why."""
+        tune_garbage_collection()
+        try:
+            self._perform(self._actor.start(now_ms()))
+            self._flush()
+            while self._halt is None:
+                self._turn()
+        except LifelineCut:
+            self._halt = Halt("the supervisor is gone")
+        except Exception as error:  # noqa: BLE001 - whatever an actor raises, the story must be told
+            self._log.exception("actor_failed", story=list(self._story))
+            self._halt = Halt(f"{type(error).__name__}: {error}", failed=True)
+        halt = self._halt
+        assert halt is not None, "the loop ends with a halt"
+        self._say_goodbye(halt)
+        return halt
+
+    # --- one turn ----------------------------------------------------------------------------------
+
+    def _turn(self) -> None:
+        self._poller.poll(self._timeout_ms())
+        now = now_ms()
+        actor = self._actor
+        for sender, bodies in self._links.receive():
+            source = Source(sender)
+            for body in bodies:
+                self._hand(codec.decode(body), source, now)
+        if self._door is not None:
+            self._receive_peers(self._door, now)
+        self._receive_background(now)
+        if now >= self._beat_due:
+            self._beat(now)
+        for message in self._lifeline.receive():
+            self._on_supervisor(message, now)
+        if actor.deadline is not None and now >= actor.deadline:
+            self._perform(actor.wake(now))
+        if self._halt is None:
+            self._perform(actor.end_turn(now))
+            if self._halt is None or not self._halt.failed:
+                self._flush()
+
+    def _timeout_ms(self) -> int:
+        now = now_ms()
+        due = self._beat_due
+        if self._actor.deadline is not None:
+            due = min(due, self._actor.deadline)
+        return max(0, due - now)
+
+    def _hand(self, message: Message, source: Source, now: Millis) -> None:
+        if self._halt is None:
+            self._story.append(f"{now} {source.actor} {message.kind}")
+            self._perform(self._actor.handle(message, source, now))
+
+    def _receive_peers(self, door: PeerDoor, now: Millis) -> None:
+        for header, bodies in door.receive():
+            if header.actor != self._actor.name:
+                self._links.relay(header.actor, bodies)
+                continue
+            source = Source(header.actor, header.sender, header.store)
+            for body in bodies:
+                try:
+                    message = codec.decode(body, PEER_KINDS)
+                except PeerFault as error:
+                    self._actor.metrics.count("actd_peer_faults_total")
+                    self._log.warning("peer_fault", peer=f"{header.sender:x}", reason=str(error))
+                    continue
+                self._hand(message, source, now)
+        refused, door.refused = door.refused, []
+        for member, reason in refused:
+            if now - self._refused_at.get(member, Millis(-REFUSAL_INTERVAL_MS)) >= REFUSAL_INTERVAL_MS:
+                self._refused_at[member] = now
+                self._log.warning("peer_refused", peer=f"{member:x}", reason=reason)
+                if self._peers is not None:
+                    body = codec.encode(peer.PeerRefused(reason=reason))
+                    self._peers.stage(member, body, bulk=False, actor="raft")
+
+    def _receive_background(self, now: Millis) -> None:
+        if self._background.empty():
+            return
+        while True:
+            try:
+                os.read(self._wake_read, 4096)
+            except BlockingIOError:
+                break
+        while not self._background.empty():
+            result = self._background.get()
+            if isinstance(result, BaseException):
+                raise result
+            self._hand(result, Source(self._actor.name, NOBODY), now)
+
+    def _on_supervisor(self, message: Message, now: Millis) -> None:
+        if isinstance(message, local.ActorStarted):
+            self._links.connect(message.actor, message.incarnation)
+        self._hand(message, Source("supervisor"), now)
+
+    # --- effects -----------------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect]) -> None:
+        for effect in effects:
+            if isinstance(effect, Send):
+                self._links.stage(effect.to, codec.encode(effect.message))
+            elif isinstance(effect, SendPeer):
+                assert self._peers is not None, f"{self._actor.name} has no link to peers"
+                self._peers.stage(effect.to, effect.body, bulk=effect.bulk, actor=effect.actor)
+            elif isinstance(effect, Log):
+                self._story.append(f"log {effect.event} {effect.fields}")
+                getattr(self._log, effect.level)(effect.event, **effect.fields)
+            elif isinstance(effect, RunInBackground):
+                threading.Thread(target=self._work, args=(effect,), name=effect.label, daemon=True).start()
+            elif isinstance(effect, SpawnHelper):
+                request = local.SpawnRequested(helper=effect.helper, arguments=effect.arguments)
+                self._lifeline.send(request)
+            elif self._halt is None:
+                self._halt = effect
+
+    def _work(self, effect: RunInBackground) -> None:
+        try:
+            self._background.put(effect.job())
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it ends the actor, on its own thread
+            self._background.put(error)
+        os.write(self._wake_write, b"x")
+
+    def _flush(self) -> None:
+        self._links.flush()
+        if self._peers is not None:
+            self._peers.flush()
+
+    def _beat(self, now: Millis) -> None:
+        self._beat_due = Millis(now + BEAT_INTERVAL_MS)
+        self._lifeline.send(local.Beat())
+        metrics = self._actor.metrics
+        state = (dict(metrics.counters), dict(metrics.gauges))
+        if state == self._reported:
+            return
+        self._reported = state
+        report = local.MetricsReported(
+            actor=self._actor.name,
+            incarnation=self._links.incarnation,
+            counters=state[0],
+            gauges=state[1],
+            histograms={key: (metrics.sums[key], tuple(counts)) for key, counts in metrics.buckets.items()},
+        )
+        self._links.stage("gateway", codec.encode(report))
+
+    def _say_goodbye(self, halt: Halt) -> None:
+        story = tuple(self._story) if halt.failed else ()
+        level = "error" if halt.failed else "info"
+        getattr(self._log, level)("actor_halted", reason=halt.reason, fatal=halt.fatal, story=list(story))
+        self._lifeline.send(
+            local.ActorHalted(
+                actor=self._actor.name, reason=halt.reason, failed=halt.failed, fatal=halt.fatal, story=story
+            )
+        )
+        self._links.close(drain=not halt.failed)
+        if self._peers is not None:
+            self._peers.close()
+        if self._door is not None:
+            self._door.close()

@@ -1,0 +1,39 @@
+"""Where snapshots live on disk and when a stage is complete.
+
+A snapshot to be sent is `snapshots/<name>`. One being received is `stage/<name>.partial`; once every file is
+there, checked and synced, it is renamed to `stage/<name>` and the parent synced: that name is the completeness.
+"""
+
+from typing import Final
+
+from protocol.errors import PeerFault
+
+SNAPSHOT_DIR: Final = "snapshots"
+STAGE_DIR: Final = "stage"
+PARTIAL_SUFFIX: Final = ".partial"
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it can only mean an entry of one directory.
+
+    Raises:
+        PeerFault: it could lead elsewhere.
+    """
+    if not name or len(name) > 200 or name.startswith(".") or "/" in name or "\0" in name:
+        raise PeerFault(f"unusable file name {name!r}")
+    return name
+
+
+def snapshot_path(name: str) -> str:
+    """Return the directory of a snapshot that is being sent."""
+    return f"{SNAPSHOT_DIR}/{safe_name(name)}"
+
+
+def stage_path(name: str) -> str:
+    """Return the directory of a complete stage."""
+    return f"{STAGE_DIR}/{safe_name(name)}"
+
+
+def partial_path(name: str) -> str:
+    """Return the directory of a stage that is not complete yet."""
+    return f"{STAGE_DIR}/{safe_name(name)}{PARTIAL_SUFFIX}"
