@@ -44,10 +44,9 @@ from storage.engine import Engine
 from storage.mvcc import MvccStore
 from storage.range_read import SLICE_ROWS
 from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+from storage.staging import SNAPSHOT_DIR, STAGE_DIR, snapshot_path, stage_path
 
 STORE: Final = "store"
-STAGE: Final = "stage"
-SNAPSHOTS: Final = "snapshots"
 PROGRESS_INTERVAL_MS: Final = 1000
 """How often the gateway hears of progress at most while nobody waits for an answer."""
 
@@ -175,8 +174,8 @@ class ApplierActor:
             raise InvariantViolation(f"OpenStore from {self._source!r} while the store is open")
         disk = self._disk
         self._settle_stage(message.mark.stage)
-        for name in disk.list(SNAPSHOTS):
-            disk.remove_tree(f"{SNAPSHOTS}/{name}")
+        for name in disk.list(SNAPSHOT_DIR):
+            disk.remove_tree(f"{SNAPSHOT_DIR}/{name}")
         store = self._open()
         return [
             Send("raft", StoreOpened(applied=store.applied, revision=Revision(store.revision))),
@@ -187,21 +186,21 @@ class ApplierActor:
     def _settle_stage(self, announced: str) -> None:
         """Finish the swap a durable mark announces; any other stage was never allowed and goes."""
         disk = self._disk
-        names = disk.list(STAGE)
+        names = disk.list(STAGE_DIR)
         for name in names:
             if name != announced:
-                disk.remove_tree(f"{STAGE}/{name}")
+                disk.remove_tree(f"{STAGE_DIR}/{name}")
         if announced in names:
             self._swap(announced)
         elif names:
-            disk.sync_dir(STAGE)
+            disk.sync_dir(STAGE_DIR)
 
     def _swap(self, stage: str) -> None:
         """Put the staged snapshot in the store's place. Repeated after a crash at any point, it ends the same."""
         disk = self._disk
         disk.remove_tree(STORE)
-        disk.rename(f"{STAGE}/{stage}", STORE)
-        disk.sync_dir(STAGE)
+        disk.rename(stage_path(stage), STORE)
+        disk.sync_dir(STAGE_DIR)
         disk.sync_dir(".")
 
     def _open(self) -> MvccStore:
@@ -221,8 +220,8 @@ class ApplierActor:
         if self._background:
             self._held.append((message, self._source))
             return []
-        if not self._disk.exists(f"{STAGE}/{message.stage}"):
-            raise Corruption(f"{STAGE}/{message.stage}: the staged snapshot is gone")
+        if not self._disk.exists(stage_path(message.stage)):
+            raise Corruption(f"{STAGE_DIR}/{message.stage}: the staged snapshot is gone")
         effects = self._end_jobs(ErrorCode.LEADER_CHANGED)
         old = self._opened()
         old.engine.close()
@@ -369,9 +368,9 @@ class ApplierActor:
     def _checkpoint(self, name: str) -> list[Effect]:
         """Checkpoint on this thread: the flush left almost nothing to write."""
         store = self._opened()
-        path = f"{SNAPSHOTS}/{name}"
+        path = snapshot_path(name)
         try:
-            self._disk.make_dir(SNAPSHOTS)
+            self._disk.make_dir(SNAPSHOT_DIR)
             self._disk.remove_tree(path)
             store.engine.checkpoint(path)
         except DiskFailed as error:
@@ -381,7 +380,7 @@ class ApplierActor:
         return [Send("raft", built), Log("info", "snapshot_built", {"name": name, "index": store.applied})]
 
     def _on_drop_snapshot(self, message: DropSnapshot) -> list[Effect]:
-        self._disk.remove_tree(f"{SNAPSHOTS}/{message.name}")
+        self._disk.remove_tree(snapshot_path(message.name))
         return []
 
     # --- the rest --------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ A body is the etcd protobuf request exactly as the client sent it.
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgpack
 
@@ -74,8 +74,8 @@ def encode_batch(origin: Origin, flat: Sequence[int | bytes]) -> bytes:
     return packed
 
 
-def decode_batch(data: bytes) -> CommandBatch:
-    """Return the batch in `data`.
+def decode_flat_batch(data: bytes) -> tuple[Origin, list[Any]]:
+    """Return origin and `[kind, body, kind, body, ...]` of the batch in `data`: what the hot path walks.
 
     Raises:
         Corruption: the bytes are no batch of a version this build knows; the node must halt, not skip.
@@ -86,6 +86,18 @@ def decode_batch(data: bytes) -> CommandBatch:
         raise Corruption(f"undecodable command batch of {len(data)} bytes") from error
     if version != COMMAND_FORMAT_VERSION:
         raise Corruption(f"command batch of format {version}, this build knows {COMMAND_FORMAT_VERSION}")
+    if len(flat) % 2:
+        raise Corruption(f"command batch of {len(flat)} parts: kinds and bodies alternate")
+    return Origin(member, incarnation, sequence), flat
+
+
+def decode_batch(data: bytes) -> CommandBatch:
+    """Return the batch in `data`.
+
+    Raises:
+        Corruption: the bytes are no batch of a version this build knows; the node must halt, not skip.
+    """
+    origin, flat = decode_flat_batch(data)
     pairs = iter(flat)
     commands = [Command(kind, body) for kind, body in zip(pairs, pairs, strict=True)]
-    return CommandBatch(Origin(member, incarnation, sequence), commands)
+    return CommandBatch(origin, commands)

@@ -59,12 +59,17 @@ _TRAILER: Final = Struct(">BQIQI")
 _OLD_VERSION: Final = Struct(">BQ")
 _STATE: Final = Struct(">HQQQqqqQQ")
 
+_pack_two: Final = _TWO_U64.pack
+
 TRAILER_BYTES: Final = _TRAILER.size
 
 log_key_parts: Final = _LOG_KEY.pack
 """`log_key_parts(LOG, main, sub)`: the key of a revision, for loops that cannot afford a Python call."""
 pack_trailer: Final = _TRAILER.pack
 """`pack_trailer(kind, main, sub, previous_main, previous_sub)`."""
+
+pack_old_version: Final = _OLD_VERSION.pack
+"""`pack_old_version(kind, superseded_by)`: the stored form of an `OldVersion`."""
 
 
 class Trailer(NamedTuple):
@@ -128,7 +133,8 @@ def unescape(escaped: bytes) -> bytes:
 
 def old_key(key: bytes, main: int, sub: int) -> bytes:
     """Return the key of an old version: newest first among the versions of one user key."""
-    return OLD + escape(key) + _TWO_U64.pack(_U64 - main, _U64 - sub)
+    # `escape` written out: this runs for every overwrite.
+    return b"v%b\x00\x01%b" % (key.replace(b"\x00", b"\x00\xff"), _pack_two(_U64 - main, _U64 - sub))
 
 
 def old_bounds(key: bytes, revision: int) -> tuple[bytes, bytes]:
@@ -188,11 +194,6 @@ def record_key(record: bytes) -> bytes:
     _, offset = read_varint(record, 1)
     size, offset = read_varint(record, offset + 1)
     return record[offset : offset + size]
-
-
-def pack_old_version(kind: int, superseded_by: int) -> bytes:
-    """Return the stored form of an `OldVersion`."""
-    return _OLD_VERSION.pack(kind, superseded_by)
 
 
 def unpack_old_version(data: bytes) -> OldVersion:

@@ -7,12 +7,12 @@ Invariants: one entry is one engine write and that write holds the applied index
 command; an answer's bytes are complete and are only built when someone here waits for them.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
-from protocol.command import Command, CommandKind, Origin, decode_batch
+from protocol.command import CommandKind, Origin, decode_flat_batch
 from protocol.errors import ClientError, Corruption, ErrorCode
 from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
 from protocol.wire.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
@@ -36,7 +36,7 @@ from storage.layout import (
 )
 from storage.mvcc_write import KeyWriter
 from storage.txn import TxnRun, check_path, check_put_key, check_put_lease, check_put_shape, choose, do_delete, do_put
-from storage.wire_bytes import header_prefix, varint
+from storage.wire_bytes import header_prefix, plain_put, varint
 
 COUNTS_SAVED_EVERY_REVISIONS: Final = 100_000
 """Key counts are saved at least this often, so that opening walks no more revisions than this."""
@@ -46,6 +46,7 @@ Result = tuple[int, bytes]
 
 _NO_BODY: Final = b""
 _OK: Final = int(ErrorCode.OK)
+_OK_WITHOUT_BODY: Final = (_OK, _NO_BODY)
 _PENDING: Final = (int(ErrorCode.PENDING), _NO_BODY)
 
 
@@ -146,17 +147,18 @@ class MvccStore:
         return applied
 
     def _apply_commands(self, data: bytes) -> Applied | None:
-        origin, commands = decode_batch(data)
+        origin, flat = decode_flat_batch(data)
         if not self._windows.admit(origin, self._writer.overlay.changes):
             return None
         encode = origin.member == self._member
-        results = self._run(origin, commands, encode=encode)
+        results = self._run(origin, flat, encode=encode)
         return Applied(origin, tuple(results)) if encode else None
 
-    def _run(self, origin: Origin, commands: Sequence[Command], *, encode: bool) -> list[Result]:
+    def _run(self, origin: Origin, flat: list[Any], *, encode: bool) -> list[Result]:
         results: list[Result] = []
         handlers = self._commands
-        for kind, body in commands:
+        pairs = iter(flat)
+        for kind, body in zip(pairs, pairs, strict=True):
             handler = handlers.get(kind)
             try:
                 if handler is not None:
@@ -172,27 +174,25 @@ class MvccStore:
         return results
 
     def _put(self, body: bytes, encode: bool) -> Result:
-        put = PutRequest.FromString(body)
         writer = self._writer
         revision = self.revision + 1
-        lease = put.lease
-        if lease or put.prev_kv or put.ignore_value or put.ignore_lease:
+        plain = plain_put(body)
+        if plain is not None:
+            key, key_field, value = plain
+            writer.begin(revision)
+            writer.put_fields(key, key_field, b"\x2a" + value, 0)
+            previous = b""
+        else:
+            put = PutRequest.FromString(body)
             check_put_shape(put)
             check_put_lease(put, writer)  # in this order at the top level, the other way round in a txn: as in etcd
             check_put_key(put, writer)
             writer.begin(revision)
             previous = do_put(put, writer)
-        else:
-            key = put.key
-            if not key:
-                raise ClientError(ErrorCode.EMPTY_KEY)
-            writer.begin(revision)
-            writer.put(key, put.value, 0)
-            previous = b""
         self.revision = revision
         self.counters["put"] += 1
         if not encode:
-            return _OK, _NO_BODY
+            return _OK_WITHOUT_BODY
         header = b"%b\x18%b%b" % (self._prefix, writer.mod, self._term_bytes)
         return _OK, b"\x0a%c%b%b" % (len(header), header, previous)
 

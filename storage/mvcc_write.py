@@ -5,7 +5,7 @@ no raft. Invariants: the changes of one main revision have sub-revisions 0, 1, 2
 live version before it; a superseded version has exactly one entry in the `v` table.
 """
 
-from typing import Final, NamedTuple
+from typing import Final
 
 from protocol.types import Revision
 from protocol.wire.mvcc_pb2 import KeyValue
@@ -26,23 +26,21 @@ from storage.layout import (
     trailer,
 )
 from storage.overlay import Overlay
-from storage.wire_bytes import key_value_frame, tombstone_frame, varint
+from storage.wire_bytes import (
+    key_value_frame,
+    mod_revision_field,
+    tombstone_frame,
+    value_and_lease_fields,
+    varint,
+)
 
 CACHED_VERSIONS_MAX: Final = 16_384
 """Newest versions remembered per generation; two generations live at a time."""
 LOG_KEY_BYTES: Final = 17
 
-_MISSING: Final = object()
-
-
-class Version(NamedTuple):
-    """What a put must know of the live version it replaces."""
-
-    create: int
-    version: int
-    main: int
-    sub: int
-    lease: int
+Version = tuple[bytes, int, int, int, int]
+"""What a put must know of the live version it replaces: create revision (a varint), version, main and sub revision,
+lease. A bare tuple, because one is made for every put."""
 
 
 class KeyWriter:
@@ -54,41 +52,43 @@ class KeyWriter:
         self.main = 0
         self.mod = b""
         """`main` as a varint: headers need it as well."""
+        self._mod_field = b""
         self.sub = 0
         self.size = 0
         self.size_in_use = 0
-        self._young: dict[bytes, tuple[int, int, int, int, int] | None] = {}
-        self._old: dict[bytes, tuple[int, int, int, int, int] | None] = {}
+        self._young: dict[bytes, Version] = {}
+        self._old: dict[bytes, Version] = {}
 
     def begin(self, main: Revision | int) -> None:
         """Open main revision `main`; it exists once something was changed."""
         self.main = main
         self.mod = varint(main)
+        self._mod_field = mod_revision_field(self.mod)
         self.sub = 0
 
     def put(self, key: bytes, value: bytes, lease: int) -> None:
         """Make `value` the newest version of `key`."""
+        self.put_fields(key, b"\x0a" + varint(len(key)) + key, value_and_lease_fields(value, lease), lease)
+
+    def put_fields(self, key: bytes, key_field: bytes, value_field: bytes, lease: int) -> None:
+        """Make a version of fields that are encoded already the newest of `key`; the hottest code of the store."""
         changes = self.overlay.changes
         main = self.main
         sub = self.sub
-        known = self._young.get(key, _MISSING)
-        if known is _MISSING:
-            known = self._newest(key)
+        known = self._young.get(key) or self._newest(key)
         if known is None:
-            create, version, previous_main, previous_sub = main, 1, 0, 0
+            create, version = self.mod, 1
+            place = pack_trailer(PUT, main, sub, 0, 0)
             self.keys.add(key)
         else:
-            old_lease: int
-            create, version, previous_main, previous_sub, old_lease = known  # type: ignore[misc]
+            create, version, previous_main, previous_sub, old_lease = known
             version += 1
+            place = pack_trailer(PUT, main, sub, previous_main, previous_sub)
             changes[old_key(key, previous_main, previous_sub)] = pack_old_version(PUT, main)
             if old_lease and old_lease != lease:
                 changes[attachment_key(old_lease, key)] = None
-        record = key_value_frame(key, value, create, self.mod, version, lease) + pack_trailer(
-            PUT, main, sub, previous_main, previous_sub
-        )
-        changes[KV + key] = record
-        changes[log_key_parts(LOG, main, sub)] = record
+        record = key_value_frame(key_field, create, self._mod_field, version, value_field) + place
+        changes[KV + key] = changes[log_key_parts(LOG, main, sub)] = record
         if lease:
             changes[attachment_key(lease, key)] = b""
         self._young[key] = (create, version, main, sub, lease)
@@ -131,14 +131,14 @@ class KeyWriter:
             self._old = self._young
             self._young = {}
 
-    def _newest(self, key: bytes) -> tuple[int, int, int, int, int] | None:
+    def _newest(self, key: bytes) -> Version | None:
         """Look the live version up where the young cache does not know it."""
-        known = self._old.get(key, _MISSING)
-        if known is not _MISSING:
-            return known  # type: ignore[return-value]
+        known = self._old.get(key)
+        if known is not None:
+            return known
         record = self.overlay.get(KV + key)
         if record is None:
             return None
         pair = KeyValue.FromString(key_value_bytes(record))
         place = trailer(record)
-        return Version(pair.create_revision, pair.version, place.main, place.sub, pair.lease)
+        return varint(pair.create_revision), pair.version, place.main, place.sub, pair.lease

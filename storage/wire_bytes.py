@@ -57,22 +57,54 @@ def inner_header_bytes(revision: int) -> bytes:
     return b"\x0a" + _LAST[len(body)] + body
 
 
-def key_value_frame(key: bytes, value: bytes, create: int, mod: bytes, version: int, lease: int) -> bytes:
+def plain_put(body: bytes) -> tuple[bytes, bytes, bytes] | None:
+    """Take a PutRequest of a short key and a value under 16 KiB apart without parsing it, or return None.
+
+    Key and value stand in the request as they will stand in the KeyValue, so they are cut out with their lengths.
+
+    Returns:
+        The key, the key as field 1, and the value with its length in front; None if the request has anything else.
+    """
+    size = len(body)
+    if size < 5 or body[0] != 0x0A:
+        return None
+    mark = body[1] + 2
+    if mark > 129 or mark == 2 or size < mark + 3 or body[mark] != 0x12:
+        return None
+    length = body[mark + 1]
+    if length > 127:
+        high = body[mark + 2]
+        if not 0 < high < 128:
+            return None
+        length = (length & 127 | high << 7) + 1
+    if mark + 2 + length != size or not length:
+        return None
+    return body[2:mark], body[:mark], body[mark + 1 :]
+
+
+def key_value_frame(key_field: bytes, create: bytes, mod_field: bytes, version: int, value_field: bytes) -> bytes:
     """Return an `mvccpb.KeyValue` framed as field 2, which is what Range, Put and Event answers carry.
 
     Args:
-        key: not empty.
-        value: may be empty.
-        create: create revision.
-        mod: the mod revision, already a varint: the caller needs it for the header too.
+        key_field: the key as field 1.
+        create: create revision, a varint.
+        mod_field: `mod_revision_field` of the mod revision.
         version: at least 1.
-        lease: 0 for none.
+        value_field: fields 5 and 6, each left out where empty or zero.
     """
-    tail = b"\x2a" + varint(len(value)) + value if value else b""
-    if lease:
-        tail += b"\x30" + varint(lease)
-    body = b"\x0a%b%b\x10%b\x18%b\x20%b%b" % (varint(len(key)), key, varint(create), mod, varint(version), tail)
+    body = b"".join((key_field, b"\x10", create, mod_field, varint(version), value_field))
     return b"\x12" + varint(len(body)) + body
+
+
+def mod_revision_field(mod: bytes) -> bytes:
+    """Return field 3 for the varint `mod`, and the tag of field 4 behind it: they are always written together."""
+    return b"\x18" + mod + b"\x20"
+
+
+def value_and_lease_fields(value: bytes, lease: int) -> bytes:
+    """Return fields 5 and 6 of a KeyValue."""
+    field = b"\x2a" + varint(len(value)) + value if value else b""
+    return field + b"\x30" + varint(lease) if lease else field
 
 
 def tombstone_frame(key: bytes, mod: bytes) -> bytes:
