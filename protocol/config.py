@@ -6,10 +6,11 @@ Invariant: a `ClusterConfig` that exists is usable; relations between values hol
 
 import hashlib
 import tomllib
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from protocol.errors import ConfigError
 from protocol.types import ClusterId, MemberId
@@ -80,8 +81,7 @@ class SupervisionConfig(BaseModel):
     restart_window_ms: int = Field(60_000, ge=1, description="the window for restarts_max")
     backoff_first_ms: int = Field(100, ge=1, description="wait before the first restart; doubled each time")
     backoff_max_ms: int = Field(10_000, ge=1, description="longest wait before a restart")
-    beat_interval_ms: int = Field(500, ge=10, description="how often the supervisor asks an actor for a sign of life")
-    beat_timeout_ms: int = Field(10_000, ge=100, description="silence after which an actor is killed")
+    beat_timeout_ms: int = Field(10_000, ge=3000, description="silence after which an actor is killed")
     stop_timeout_ms: int = Field(10_000, ge=100, description="time an actor has to stop cleanly")
 
 
@@ -95,6 +95,23 @@ class NodeConfig(BaseModel):
     peer: str = Field(description="other members connect here (ZeroMQ)")
     zmq: str = Field(description="ZeroMQ clients connect here")
     data_dir: str = Field("", description="where the node keeps its data; default: <data_dir of the cluster>/<name>")
+
+    @field_validator("client", "peer", "zmq")
+    @classmethod
+    def _address(cls, value: str) -> str:
+        host, separator, port = value.rpartition(":")
+        if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+            raise ValueError(f"{value!r} is not host:port with a port of 1 to 65535")
+        try:
+            loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            raise ValueError(f"{host!r} is neither an IP address nor localhost") from None
+        if not loopback:
+            raise ValueError(
+                f"{value!r} is not a loopback address: this version has no TLS and no CURVE yet, so it listens on "
+                "127.0.0.1, ::1 or localhost only"
+            )
+        return value
 
     @property
     def peer_url(self) -> str:
@@ -134,10 +151,37 @@ class ClusterConfig(BaseModel):
     storage: StorageConfig = StorageConfig()
     supervision: SupervisionConfig = SupervisionConfig()
 
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [node.name for node in self.nodes]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"nodes: the name {name!r} is used twice; give each node its own")
+        taken: dict[str, str] = {}
+        for node in self.nodes:
+            for key in ("client", "peer", "zmq"):
+                address: str = getattr(node, key)
+                here = f"{node.name}.{key}"
+                if address in taken:
+                    raise ValueError(f"nodes: {here} and {taken[address]} are both {address}; use another port")
+                taken[address] = here
+        directories = [node.data_dir for node in self.nodes if node.data_dir]
+        if len(set(directories)) != len(directories):
+            raise ValueError("nodes: two nodes share a data_dir; give each its own")
+        if len(self.nodes) % 2 == 0:
+            raise ValueError(
+                f"nodes: {len(self.nodes)} members survive no more failures than {len(self.nodes) - 1}; "
+                "use an odd number"
+            )
+        return self
+
+    def node(self, name: str) -> NodeConfig:
+        """Return the node called `name`."""
+        return next(node for node in self.nodes if node.name == name)
+
     def member_id(self, name: str) -> MemberId:
         """The member id of the node called `name`."""
-        node = next(node for node in self.nodes if node.name == name)
-        return member_id_of([node.peer_url], self.token)
+        return member_id_of([self.node(name).peer_url], self.token)
 
     @property
     def cluster_id(self) -> ClusterId:

@@ -1,0 +1,116 @@
+"""A node's data directory: the lock that makes it one node's, and the identity that makes it one store.
+
+Invariants: two supervisors never hold one directory; the lock is free only when the last actor that inherited it
+is gone; an incarnation, once given out, is on disk.
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from pathlib import Path
+
+from protocol.config import ClusterConfig
+from protocol.errors import StartRefused
+from protocol.types import Incarnation, MemberId, StoreId
+
+IDENTITY_FILE = "identity.json"
+LOCK_FILE = "lock"
+
+
+class NodeDirectory:
+    """An open and locked data directory."""
+
+    def __init__(self, path: Path, config: ClusterConfig, name: str) -> None:
+        self.path = path
+        self._config = config
+        self._name = name
+        self.member: MemberId = config.member_id(name)
+        self.store = StoreId(0)
+        self._incarnation = 0
+        self._lock: int | None = None
+
+    def open(self) -> None:
+        """Lock the directory and read who it belongs to; make both if it is new.
+
+        Raises:
+            StartRefused: it cannot be used; the text says why and what to do.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StartRefused(
+                f"{self.path}: in use by another running node; stop that one first, or give this one its own data_dir"
+            ) from None
+        except OSError as error:
+            raise StartRefused(f"{self.path}: cannot be used: {error.strerror}") from error
+        identity = self.path / IDENTITY_FILE
+        if identity.exists():
+            self._read(identity)
+        else:
+            self.store = StoreId(secrets.randbits(62) | 1)
+            self._write()
+        self._clear_sockets()
+
+    def _read(self, identity: Path) -> None:
+        try:
+            known = json.loads(identity.read_text())
+            cluster, member = int(known["cluster"], 16), int(known["member"], 16)
+            self.store = StoreId(int(known["store"], 16))
+            self._incarnation = int(known["incarnation"])
+        except (ValueError, KeyError, TypeError, OSError) as error:
+            raise StartRefused(f"{identity}: not readable as an identity: {error}; restore it from a backup") from error
+        if cluster != self._config.cluster_id or member != self.member:
+            raise StartRefused(
+                f"{self.path}: holds the data of member {member:x} of cluster {cluster:x}; the cluster file says "
+                f"{self._name} is member {self.member:x} of cluster {self._config.cluster_id:x}. Use the file this "
+                "directory was made with, or another data_dir"
+            )
+
+    def next_incarnation(self) -> Incarnation:
+        """Return a number no process of this store had before; it is on disk when this returns."""
+        self._incarnation += 1
+        self._write()
+        return Incarnation(self._incarnation)
+
+    def _write(self) -> None:
+        text = json.dumps(
+            {
+                "cluster": f"{self._config.cluster_id:x}",
+                "member": f"{self.member:x}",
+                "name": self._name,
+                "store": f"{self.store:x}",
+                "incarnation": self._incarnation,
+            },
+            indent=2,
+        )
+        fresh = self.path / f"{IDENTITY_FILE}.new"
+        try:
+            with fresh.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.rename(self.path / IDENTITY_FILE)
+            directory = os.open(self.path, os.O_RDONLY)
+            os.fsync(directory)
+            os.close(directory)
+        except OSError as error:
+            raise StartRefused(f"{self.path}: cannot be written: {error.strerror}") from error
+
+    def _clear_sockets(self) -> None:
+        run = self.path / "run"
+        run.mkdir(exist_ok=True, mode=0o700)
+        for stale in run.iterdir():
+            stale.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Remove what only a running node needs; the lock goes with the last process."""
+        run = self.path / "run"
+        if run.exists():
+            for stale in run.iterdir():
+                stale.unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None

@@ -1,0 +1,197 @@
+"""Starts the nodes of a cluster file that belong to this machine and keeps them until it is told to stop.
+
+`python -m tools.launch cluster.toml`. Forks one supervisor per node with everything imported already, says when
+the cluster has a leader, and ends when all nodes have ended.
+"""
+
+import os
+import select
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from gateway.process import run_gateway
+
+from actors.lifeline import Lifeline, LifelineCut
+from actors.logs import LEVELS, configure_logs
+from actors.process import ROLES
+from actors.supervisor import Supervisor, die_with_parent
+from protocol import local
+from protocol.config import ClusterConfig, NodeConfig, load_config
+from protocol.errors import ConfigError
+
+EXIT_REFUSED = 2
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+def refuse(reason: str) -> typer.Exit:
+    """Print why nothing was started."""
+    typer.secho(f"actd: {reason}", fg=typer.colors.RED, err=True)
+    return typer.Exit(EXIT_REFUSED)
+
+
+def preload() -> None:
+    """Import what the actors need, so that they share it and start at once."""
+
+    import storage.posix_disk
+    import storage.rocks  # noqa: F401 - imported for those who are forked
+
+
+def check_ports(nodes: list[NodeConfig]) -> None:
+    """Refuse to start when somebody else listens on one of our addresses.
+
+    Raises:
+        ConfigError: the text names node, key and address.
+    """
+    for node in nodes:
+        for key in ("client", "peer", "zmq"):
+            address: str = getattr(node, key)
+            host, _, port = address.rpartition(":")
+            host = host.strip("[]")
+            family = socket.AF_INET6 if ":" in host else socket.AF_INET
+            with socket.socket(family, socket.SOCK_STREAM) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    probe.bind((host, int(port)))
+                except OSError as error:
+                    raise ConfigError(
+                        f"{node.name}: {key} address {address}: {error.strerror}; stop what listens there or "
+                        "change the cluster file"
+                    ) from error
+
+
+class Launcher:
+    """The supervisors of this machine's nodes."""
+
+    def __init__(self, config: ClusterConfig, nodes: list[NodeConfig], data_dir: Path) -> None:
+        self._config = config
+        self._nodes = nodes
+        self._data_dir = data_dir
+        self._running: dict[int, tuple[str, Lifeline]] = {}
+        self._failed = False
+        self._announced = False
+        self._stopping = False
+
+    def run(self) -> int:
+        """Start the nodes, wait for their end, return the exit status."""
+        for node in self._nodes:
+            self._fork(node)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_stop_signal)
+        while self._running:
+            self._watch()
+        return 1 if self._failed else 0
+
+    def _fork(self, node: NodeConfig) -> None:
+        ours, theirs = Lifeline.pair()
+        parent = os.getpid()
+        directory = (Path(node.data_dir) if node.data_dir else self._data_dir / node.name).resolve()
+        pid = os.fork()
+        if pid == 0:
+            status = 1
+            try:
+                die_with_parent(parent, signal.SIGTERM)
+                # Its own process group: a Ctrl-C goes to the launcher, which stops the nodes in order.
+                os.setpgid(0, 0)
+                ours.close()
+                for _, lifeline in self._running.values():
+                    lifeline.close()
+                roles = {**ROLES, "gateway": run_gateway}
+                status = Supervisor(self._config, node, directory, roles, theirs).run()
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        theirs.close()
+        self._running[pid] = (node.name, ours)
+
+    def _on_stop_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+        for pid in self._running:
+            os.kill(pid, signal.SIGTERM)
+
+    def _watch(self) -> None:
+        poller = select.poll()
+        by_descriptor = {lifeline.fileno(): pid for pid, (_, lifeline) in self._running.items()}
+        for descriptor in by_descriptor:
+            poller.register(descriptor, select.POLLIN)
+        for descriptor, _ in poller.poll():
+            pid = by_descriptor[descriptor]
+            name, lifeline = self._running[pid]
+            try:
+                for message in lifeline.receive():
+                    if isinstance(message, local.LeadershipChanged):
+                        self._announce(message)
+                    elif isinstance(message, local.NodeStopped) and message.failure:
+                        typer.secho(f"actd: {name} stopped: {message.failure}", fg=typer.colors.RED, err=True)
+            except LifelineCut:
+                lifeline.close()
+                del self._running[pid]
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+                self._failed = self._failed or (status != 0)
+
+    def _announce(self, changed: local.LeadershipChanged) -> None:
+        if self._announced or not changed.leader:
+            return
+        self._announced = True
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(title="actd is up", title_justify="left", box=None, pad_edge=False)
+        for column in ("member", "id", "role", "gRPC and HTTP", "ZeroMQ"):
+            table.add_column(column)
+        for node in self._config.nodes:
+            member = self._config.member_id(node.name)
+            role = "leader" if member == changed.leader else "follower"
+            table.add_row(node.name, f"{member:x}", role, node.client_url, f"tcp://{node.zmq}")
+        console = Console()
+        console.print(table)
+        first = self._config.nodes[0]
+        console.print("\nTry:", highlight=False)
+        console.print(
+            f"  ETCDCTL_API=3 etcdctl --endpoints {first.client} put greeting hello", highlight=False, soft_wrap=True
+        )
+        console.print(
+            f"""  python -c "from actd import Client; print(Client('tcp://{first.zmq}').get('greeting'))\"""",
+            highlight=False,
+            soft_wrap=True,
+        )
+        sys.stdout.flush()
+
+
+@app.command()
+def launch(
+    cluster: Annotated[Path, typer.Argument(help="the cluster file, e.g. cluster.toml")],
+    node: Annotated[list[str] | None, typer.Option(help="start only this node; repeatable")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="parent of the data directories, instead of the file's")] = None,
+    log_format: Annotated[str, typer.Option(help="console or json")] = "console",
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
+) -> None:
+    """Start the nodes of CLUSTER that run on this machine, and keep them running."""
+    if not __debug__:
+        raise refuse("will not run under python -O: the assertions that -O removes guard your data")
+    if log_format not in ("console", "json"):
+        raise refuse(f"--log-format is console or json, not {log_format!r}")
+    if log_level not in LEVELS:
+        raise refuse(f"--log-level is one of {', '.join(LEVELS)}, not {log_level!r}")
+    try:
+        config = load_config(cluster)
+        wanted = node or [entry.name for entry in config.nodes]
+        unknown = sorted(set(wanted) - {entry.name for entry in config.nodes})
+        if unknown:
+            names = ", ".join(entry.name for entry in config.nodes)
+            raise ConfigError(f"{cluster}: no node is called {unknown[0]!r}; there are {names}")
+        nodes = [entry for entry in config.nodes if entry.name in wanted]
+        check_ports(nodes)
+    except ConfigError as error:
+        raise refuse(str(error)) from error
+    configure_logs(log_format, log_level)
+    preload()
+    raise typer.Exit(Launcher(config, nodes, data_dir or Path(config.data_dir)).run())
+
+
+if __name__ == "__main__":
+    app()
