@@ -1,0 +1,389 @@
+"""The gateway without its doors: requests in, batches out, answers back, and nobody left waiting for ever.
+
+Owns every open call: its batch, its deadline, and what becomes of it when leader, raft or applier change. Knows no
+socket, stream or framing; the doors call `submit` and drain `answers`.
+
+Invariants: a call is answered exactly once, or cancelled; a batch is proposed once, and when its fate is unknown
+its calls are told so; what was certainly not proposed is held and tried again; a read never shows a state older
+than one this gateway has published.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from actors.actor import Source
+from actors.effects import Effect, Halt, Send
+from actors.metrics import ActorMetrics
+from gateway.calls import Batch, Lane, OpenCalls
+from gateway.methods import PUT, Method, Route
+from protocol import local
+from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, Origin, ReadKind, encode_batch
+from protocol.config import ClusterConfig
+from protocol.errors import WIRE_ERRORS, ErrorCode
+from protocol.identity import NodeIdentity
+from protocol.message import Message
+from protocol.types import NOBODY, Index, MemberId, Millis, Revision, Term
+from protocol.wire import rpc_pb2 as rpc
+from storage.wire_bytes import plain_put
+
+REQUEST_TIMEOUT_BASE_MS: Final = 5000
+"""etcd's own: a request is given up after this and two election timeouts (feature map, rule 13)."""
+RETRY_MS: Final = 20
+"""Pause before what was refused or came too early is tried again."""
+PUT_OVERHEAD_BYTES: Final = 256
+"""What etcd's quota counts for a put besides key and value (rule 52)."""
+
+
+class GatewayCore:
+    """Batches, routes, answers."""
+
+    name = "gateway"
+
+    def __init__(self, identity: NodeIdentity, config: ClusterConfig) -> None:
+        self.identity = identity
+        self.config = config
+        self.metrics = ActorMetrics()
+        self.answers: list[tuple[int, int, bytes]] = []
+        self.term = Term(0)
+        self.leader: MemberId = NOBODY
+        self.members: tuple[local.MemberView, ...] = ()
+        self.applied = Index(0)
+        self.revision = Revision(0)
+        self._timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * config.raft.election_timeout_ms
+        self._calls = OpenCalls(config.limits.pending_requests_max, config.limits.pending_bytes_max)
+        self._commands = Lane("commands", inflight_max=8)
+        self._reads = Lane("reads", inflight_max=2)
+        self._local_reads = Lane("local_reads", inflight_max=64)
+        self._finishers: dict[int, Callable[[bytes], bytes]] = {}
+        self._sequence = 0
+        self._logical_bytes = 0
+        self._accepted_bytes = 0
+        self._retry_at: Millis | None = None
+        self._lanes_due: Millis | None = None
+        self._store_open = True
+        self._stopped = False
+
+    # --- the doors' side ---------------------------------------------------------------------------
+
+    def submit(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
+        """Take a request; its answer appears in `answers`, by the end of this call or of a later turn.
+
+        Args:
+            call_id: the door's name for the call, not in use.
+            method: what is asked.
+            body: the protobuf request.
+            now: the time.
+            deadline: when the client stops waiting, or None.
+        """
+        limits = self.config.limits
+        size = len(body)
+        if size > limits.request_bytes_max:
+            self._refuse(call_id, ErrorCode.REQUEST_TOO_LARGE)
+            return
+        if method is PUT and plain_put(body) is not None:
+            lane, kind, quota = self._commands, 1, True
+        else:
+            code, route, kind, quota = method.rule(body, limits.txn_operations_max)
+            if code:
+                self._refuse(call_id, code)
+                return
+            if route is Route.COMMAND:
+                lane = self._commands
+            elif route is Route.LINEARIZABLE:
+                lane = self._reads
+            elif route is Route.LOCAL:
+                lane = self._local_reads
+                if kind == ReadKind.STATUS:
+                    self._finishers[call_id] = self._finish_status
+            else:
+                if not kind:
+                    self.answers.append((call_id, ErrorCode.OK, self._member_list()))
+                    return
+                lane = self._reads
+                self._finishers[call_id] = lambda _body: self._member_list()
+        if self._stopped:
+            self._refuse(call_id, ErrorCode.STOPPED)
+            return
+        if quota and self._over_quota(size):
+            self._refuse(call_id, ErrorCode.NO_SPACE)
+            return
+        if not self._calls.open(call_id, size, now, deadline, self._timeout_ms):
+            self._refuse(call_id, ErrorCode.TOO_MANY_REQUESTS)
+            return
+        lane.queue.append((call_id, kind, body))
+
+    def cancel(self, call_id: int) -> None:
+        """Forget a call whose client is gone; what it asked may still happen."""
+        self._calls.close(call_id)
+        self._finishers.pop(call_id, None)
+
+    def _refuse(self, call_id: int, code: ErrorCode) -> None:
+        self._finishers.pop(call_id, None)
+        self.answers.append((call_id, code, b""))
+
+    def _over_quota(self, size: int) -> bool:
+        quota = self.config.storage.quota_bytes
+        if not quota:
+            return False
+        cost = size + PUT_OVERHEAD_BYTES
+        if self._logical_bytes + self._accepted_bytes + cost >= quota:
+            return True
+        self._accepted_bytes += cost
+        return False
+
+    # --- the actor's side --------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> Millis | None:
+        """When a call runs out, or something is to be tried again."""
+        due = [self._calls.deadline, self._retry_at, self._lanes_due]
+        return min((at for at in due if at is not None), default=None)
+
+    def start(self, now: Millis) -> list[Effect]:
+        """Nothing to ask for: raft and applier say where they stand."""
+        return []
+
+    def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
+        """React to one message of this node's actors."""
+        if isinstance(message, local.CommandsApplied):
+            self._commands.progressed(now)
+            self._on_commands_applied(message)
+        elif isinstance(message, local.ReadsServed):
+            self._on_reads_served(message, now)
+        elif isinstance(message, local.LeadershipChanged):
+            self._on_leadership_changed(message)
+        elif isinstance(message, local.ProposalRefused):
+            self._on_refused(self._commands, message.sequence, message.code, now)
+        elif isinstance(message, local.ReadsRefused):
+            self._on_refused(self._reads, message.sequence, message.code, now)
+        elif isinstance(message, local.StoreProgressed):
+            self._on_store_progressed(message)
+        elif isinstance(message, local.CommandAnswered):
+            self._on_command_answered(message)
+        elif isinstance(message, local.ActorStarted):
+            self._on_actor_started(message)
+        elif isinstance(message, local.StopActor):
+            return self._stop()
+        return []
+
+    def wake(self, now: Millis) -> list[Effect]:
+        """Answer the calls that have run out of time."""
+        if self._retry_at is not None and now >= self._retry_at:
+            self._retry_at = None
+        for call_id, code in self._calls.expire(now):
+            self._finishers.pop(call_id, None)
+            self.answers.append((call_id, code, b""))
+        return []
+
+    def end_turn(self, now: Millis) -> list[Effect]:
+        """Send what the turn has gathered, one batch or a few per lane."""
+        effects: list[Effect] = []
+        self._lanes_due = None
+        if self._retry_at is not None:
+            return effects
+        if self._commands.queue and self.leader != NOBODY:
+            self._send(self._commands, "raft", local.ProposeBatch, now, effects)
+        if self._reads.queue and self.leader != NOBODY:
+            self._send(self._reads, "raft", local.RequestReads, now, effects)
+        if self._local_reads.queue and self._store_open:
+            self._send(self._local_reads, "applier", local.ServeReads, now, effects)
+        return effects
+
+    def check_invariants(self) -> None:
+        """Every open call is in exactly one place."""
+        self._calls.check()
+
+    def _send(
+        self,
+        lane: Lane,
+        to: str,
+        form: type[local.ProposeBatch] | type[local.RequestReads] | type[local.ServeReads],
+        now: Millis,
+        effects: list[Effect],
+    ) -> None:
+        while lane.queue and lane.may_send(now):
+            ids: list[int] = []
+            flat: list[int | bytes] = []
+            size = 0
+            queue = lane.queue
+            still_open = self._calls.is_open
+            while queue and len(ids) < COMMANDS_PER_BATCH_MAX:
+                call_id, kind, body = queue[0]
+                if ids and size + len(body) > BATCH_BYTES_MAX:
+                    break
+                queue.popleft()
+                if still_open(call_id):
+                    ids.append(call_id)
+                    flat.append(kind)
+                    flat.append(body)
+                    size += len(body)
+            if not ids:
+                return
+            self._sequence = sequence = self._sequence + 1
+            origin = Origin(self.identity.member, self.identity.incarnation, sequence)
+            lane.sent(sequence, Batch(ids, flat, self.term, self.leader), now)
+            effects.append(Send(to, form.model_construct(sequence=sequence, payload=encode_batch(origin, flat))))
+        if lane.queue:
+            ends = lane.patience_ends(now)
+            self._lanes_due = ends if self._lanes_due is None else min(self._lanes_due, ends)
+
+    # --- answers -----------------------------------------------------------------------------------
+
+    def _answer(self, call_id: int, code: int, body: bytes) -> None:
+        if self._calls.close(call_id):
+            if self._finishers:
+                finisher = self._finishers.pop(call_id, None)
+                if finisher is not None and not code:
+                    body = finisher(body)
+            self.answers.append((call_id, code, body))
+
+    def _on_commands_applied(self, message: local.CommandsApplied) -> None:
+        self._publish(message.applied, message.revision)
+        batch = self._commands.done(message.sequence)
+        if batch is None or message.incarnation != self.identity.incarnation:
+            return
+        close = self._calls.close
+        append = self.answers.append
+        later: list[tuple[int, int]] = []
+        for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
+            if code == ErrorCode.PENDING:
+                later.append((position, call_id))
+            elif close(call_id):
+                append((call_id, code, body))
+        if later:
+            self._commands.answered_later[message.sequence] = dict(later)
+
+    def _on_command_answered(self, message: local.CommandAnswered) -> None:
+        waiting = self._commands.answered_later.get(message.sequence)
+        if waiting is None:
+            return
+        call_id = waiting.pop(message.position, None)
+        if not waiting:
+            del self._commands.answered_later[message.sequence]
+        if call_id is not None:
+            self._answer(call_id, message.code, message.body)
+
+    def _on_reads_served(self, message: local.ReadsServed, now: Millis) -> None:
+        lane = self._reads if message.sequence in self._reads.inflight else self._local_reads
+        batch = lane.inflight.get(message.sequence)
+        if batch is None or message.incarnation != self.identity.incarnation:
+            return
+        if message.applied < self.applied:
+            # A restarted applier still replays: what it shows is older than what clients have seen.
+            self._requeue(lane, message.sequence, [position for position, _, _ in message.results])
+            self._retry_at = Millis(now + RETRY_MS)
+            return
+        self._publish(message.applied, message.revision)
+        for position, code, body in message.results:
+            self._answer(batch.ids[position], code, body)
+        batch.left -= len(message.results)
+        lane.progressed(now)
+        if batch.left <= 0:
+            lane.done(message.sequence)
+
+    def _publish(self, applied: Index, revision: Revision) -> None:
+        if applied > self.applied:
+            self.applied = applied
+        if revision > self.revision:
+            self.revision = revision
+
+    def _finish_status(self, body: bytes) -> bytes:
+        """Append leader, term and errors, which the applier does not know; fields of a message may be appended."""
+        tail = rpc.StatusResponse(leader=self.leader, raftTerm=self.term)
+        if self.leader == NOBODY:
+            tail.errors.append(WIRE_ERRORS[ErrorCode.NO_LEADER].text)
+        return body + tail.SerializeToString()
+
+    def _member_list(self) -> bytes:
+        """Return the member table; its header has no revision (rule 3)."""
+        response = rpc.MemberListResponse()
+        response.header.cluster_id = self.identity.cluster
+        response.header.member_id = self.identity.member
+        response.header.raft_term = self.term
+        for view in self.members:
+            response.members.add(
+                ID=view.member,
+                name=view.name,
+                peerURLs=view.peer_urls,
+                clientURLs=view.client_urls,
+                isLearner=view.is_learner,
+            )
+        return response.SerializeToString()
+
+    # --- when something changes --------------------------------------------------------------------
+
+    def _on_leadership_changed(self, message: local.LeadershipChanged) -> None:
+        self.members = message.members
+        if (message.term, message.leader) == (self.term, self.leader):
+            return
+        self.term = message.term
+        self.leader = message.leader
+        self._retry_at = None
+        self._give_up_proposals(ErrorCode.LEADER_CHANGED)
+
+    def _give_up_proposals(self, code: ErrorCode) -> None:
+        """Tell everybody whose batch was on its way that its fate is unknown."""
+        for sequence in list(self._commands.inflight):
+            batch = self._commands.done(sequence)
+            assert batch is not None, "it was just listed"
+            self.metrics.count("etcd_server_proposals_failed_total", len(batch.ids))
+            for call_id in batch.ids:
+                self._answer(call_id, code, b"")
+
+    def _on_refused(self, lane: Lane, sequence: int, code: int, now: Millis) -> None:
+        """What was certainly not done is tried again, unless the node is simply too busy."""
+        if code == ErrorCode.TOO_MANY_REQUESTS:
+            batch = lane.done(sequence)
+            if batch is not None:
+                for call_id in batch.ids:
+                    self._answer(call_id, code, b"")
+            return
+        self._requeue(lane, sequence, None)
+        self._retry_at = Millis(now + RETRY_MS)
+
+    def _requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
+        batch = lane.inflight.get(sequence)
+        if batch is None:
+            return
+        wanted = range(len(batch.ids)) if positions is None else positions
+        for position in reversed(wanted):
+            call_id = batch.ids[position]
+            if self._calls.is_open(call_id):
+                kind, body = batch.flat[2 * position], batch.flat[2 * position + 1]
+                assert isinstance(kind, int), "kinds and bodies alternate"
+                assert isinstance(body, bytes), "kinds and bodies alternate"
+                lane.queue.appendleft((call_id, kind, body))
+        batch.left -= len(wanted)
+        if batch.left <= 0:
+            lane.done(sequence)
+
+    def _on_store_progressed(self, message: local.StoreProgressed) -> None:
+        self._store_open = True
+        self._logical_bytes = message.logical_bytes
+        self._accepted_bytes = 0
+
+    def _on_actor_started(self, message: local.ActorStarted) -> None:
+        if message.actor == "raft":
+            self.leader = NOBODY
+            self._give_up_proposals(ErrorCode.TIMEOUT_CONNECTION_LOST)
+            for sequence in list(self._reads.inflight):
+                self._requeue(self._reads, sequence, None)
+        elif message.actor == "applier":
+            self._store_open = False
+            for waiting in self._commands.answered_later.values():
+                for call_id in waiting.values():
+                    self._answer(call_id, ErrorCode.TIMEOUT_CONNECTION_LOST, b"")
+            self._commands.answered_later.clear()
+            for sequence in list(self._local_reads.inflight):
+                self._requeue(self._local_reads, sequence, None)
+
+    def _stop(self) -> list[Effect]:
+        self._stopped = True
+        for call_id in self._calls.all():
+            self._answer(call_id, ErrorCode.STOPPED, b"")
+        return [Halt("stopped")]
+
+    def measure(self) -> None:
+        """Refresh the gauges; called by the loop before a page or a report."""
+        pending = sum(len(batch.ids) for batch in self._commands.inflight.values())
+        self.metrics.gauge("etcd_server_proposals_pending", pending + len(self._commands.queue))

@@ -1,0 +1,158 @@
+"""The table of RPCs: where a request goes, and what is refused at once.
+
+Owns which request is a command, which a read, and which is answered from what the gateway knows.
+Invariant: numbers are part of the ZeroMQ protocol and never reused.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import Final, NamedTuple
+
+from google.protobuf.message import DecodeError
+
+from gateway import validate
+from protocol.command import CommandKind, ReadKind
+from protocol.errors import ErrorCode
+from protocol.wire import rpc_pb2 as rpc
+
+
+class Route(Enum):
+    """Where a request goes."""
+
+    COMMAND = "command"
+    """Into the log."""
+    LINEARIZABLE = "linearizable"
+    """To the applier, once this node has everything that was committed when it came."""
+    LOCAL = "local"
+    """To the applier as it stands."""
+    MEMBERS = "members"
+    """Answered from the member table, behind a barrier if it must be linearizable."""
+
+
+class Ruling(NamedTuple):
+    """What a request's own bytes decide: a refusal, or where it goes and as what."""
+
+    code: ErrorCode
+    route: Route
+    kind: int
+    quota: bool = False
+    """Whether it makes the store grow."""
+
+
+_REFUSED: Final = Route.LOCAL
+
+
+def _refuse(code: ErrorCode) -> Ruling:
+    return Ruling(code, _REFUSED, 0)
+
+
+def _malformed() -> Ruling:
+    return _refuse(ErrorCode.MALFORMED)
+
+
+_PUT: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.PUT), quota=True)
+_DELETE: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.DELETE_RANGE))
+_COMPACT: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.COMPACT))
+_RANGE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.RANGE))
+_RANGE_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.RANGE))
+_STATUS: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.STATUS))
+_HASH_KV: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.HASH_KV))
+_MEMBERS: Final = Ruling(ErrorCode.OK, Route.MEMBERS, int(ReadKind.BARRIER))
+_MEMBERS_LOCAL: Final = Ruling(ErrorCode.OK, Route.MEMBERS, 0)
+
+
+def _rule_put(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        code = validate.check_put(rpc.PutRequest.FromString(body))
+    except DecodeError:
+        return _malformed()
+    return _refuse(code) if code else _PUT
+
+
+def _rule_range(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        request = rpc.RangeRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    code = validate.check_range(request)
+    if code:
+        return _refuse(code)
+    return _RANGE_LOCAL if request.serializable else _RANGE
+
+
+def _rule_delete(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        code = validate.check_delete(rpc.DeleteRangeRequest.FromString(body))
+    except DecodeError:
+        return _malformed()
+    return _refuse(code) if code else _DELETE
+
+
+def _rule_txn(body: bytes, operations_max: int) -> Ruling:
+    try:
+        request = rpc.TxnRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    code = validate.check_txn(request, operations_max)
+    if code:
+        return _refuse(code)
+    if validate.is_read_only(request):
+        route = Route.LOCAL if validate.is_serializable(request) else Route.LINEARIZABLE
+        return Ruling(ErrorCode.OK, route, int(ReadKind.TXN))
+    return Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.TXN), validate.has_put(request))
+
+
+def _parsed(request: type[rpc.CompactionRequest | rpc.StatusRequest | rpc.HashKVRequest], ruling: Ruling) -> "Rule":
+    def rule(body: bytes, _operations_max: int) -> Ruling:
+        try:
+            request.FromString(body)
+        except DecodeError:
+            return _malformed()
+        return ruling
+
+    return rule
+
+
+def _rule_members(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        request = rpc.MemberListRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    return _MEMBERS if request.linearizable else _MEMBERS_LOCAL
+
+
+Rule = Callable[[bytes, int], Ruling]
+
+
+class Method(NamedTuple):
+    """One RPC. `rule` looks at a request's bytes; `number` is its name on the ZeroMQ door."""
+
+    number: int
+    service: str
+    name: str
+    rule: Rule
+
+    @property
+    def path(self) -> bytes:
+        """The gRPC path."""
+        return f"/{self.service}/{self.name}".encode()
+
+
+_KV: Final = "etcdserverpb.KV"
+_ALL: Final = (
+    Method(1, _KV, "Put", _rule_put),
+    Method(2, _KV, "Range", _rule_range),
+    Method(3, _KV, "DeleteRange", _rule_delete),
+    Method(4, _KV, "Txn", _rule_txn),
+    Method(5, _KV, "Compact", _parsed(rpc.CompactionRequest, _COMPACT)),
+    Method(6, "etcdserverpb.Maintenance", "Status", _parsed(rpc.StatusRequest, _STATUS)),
+    Method(7, "etcdserverpb.Maintenance", "HashKV", _parsed(rpc.HashKVRequest, _HASH_KV)),
+    Method(8, "etcdserverpb.Cluster", "MemberList", _rule_members),
+)
+
+METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _ALL}
+"""By gRPC path."""
+METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in _ALL}
+"""By number on the ZeroMQ door."""
+PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
+"""The busiest method, for the short cut in the core."""
