@@ -1,0 +1,255 @@
+"""The shell in virtual time: one actor with its mailbox, its turns, its deadline and its links.
+
+Owns what `actors.shell` does with real sockets: a turn drains the mailbox, hands over each message, wakes the actor if
+its deadline has passed, ends the turn and lets the effects out when the turn's time is over. Knows no fault kinds.
+Invariants: every message is encoded when it leaves and decoded when it is handled; a local link keeps its order; what
+was queued for a dead actor is lost, what a dead actor had sent is lost from some instant on.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from actors.actor import Actor, Source
+from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
+from protocol.codec import decode, encode
+from protocol.errors import DiskFailed
+from protocol.local import ActorStarted
+from protocol.types import Incarnation
+from sim.trouble import PowerCut, SimulationFailed
+
+if TYPE_CHECKING:
+    from sim.clients import Call
+    from sim.node import SimNode
+
+TURN_US: Final = {"gateway": 60, "raft": 50, "wal": 40, "applier": 80}
+"""Mean length of a turn, without what the disk takes."""
+EFFECTS_PER_TURN_MAX: Final = 20_000
+"""An actor that asks for more in one turn is broken."""
+
+
+class Parcel(NamedTuple):
+    """One thing in a mailbox: encoded bytes from somewhere, or a client's call."""
+
+    source: Source
+    body: bytes
+    call: "Call | None" = None
+
+
+class Process:
+    """One actor process of a simulated node."""
+
+    def __init__(self, node: "SimNode", actor: Actor, incarnation: Incarnation, links: dict[str, Incarnation]) -> None:
+        self.node = node
+        self.links = links
+        """Which incarnation of each sibling this process is connected to; `ActorStarted` connects to another."""
+        self.world = node.world
+        self.actor = actor
+        self.name = actor.name
+        self.incarnation = incarnation
+        self.heard: dict[str, int] = {}
+        """The newest incarnation heard of each sibling; older ones have no say any more."""
+        self.alive = True
+        self.died_us = 0
+        self.keep_until_us = 0
+        self.paused_until_us = 0
+        self.turns = 0
+        self._rng = node.rng
+        self._mailbox: deque[Parcel] = deque()
+        self._busy_until_us = 0
+        self._turn_at_us: int | None = None
+        self._token = 0
+        self._link_at_us: dict[str, int] = {}
+        self._mean_us = TURN_US.get(actor.name, 60)
+
+    # --- life ------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Run the actor's `start` as its first turn."""
+        effects = self._guarded(lambda: self.actor.start(self.node.now_ms()))
+        self._finish(effects)
+
+    def die(self, *, clean: bool = False) -> None:
+        """End at once, as by SIGKILL: the mailbox is gone, and so is part of what was under way, unless `clean`."""
+        if not self.alive:
+            return
+        self.alive = False
+        self.died_us = self.world.now_us
+        last = max([self.died_us, *self._link_at_us.values()])
+        self.keep_until_us = last if clean else self._rng.randint(self.died_us, last)
+        self._mailbox.clear()
+
+    def pause(self, duration_us: int) -> None:
+        """Handle nothing for a while, as after SIGSTOP or in a long collection."""
+        self.paused_until_us = max(self.paused_until_us, self.world.now_us + duration_us)
+        self._turn_at_us = None
+        self._token += 1
+        self._plan(self.paused_until_us)
+
+    def paused_lately(self, span_us: int) -> bool:
+        """Whether it was paused within the last `span_us`."""
+        return self.paused_until_us > self.world.now_us - span_us
+
+    # --- mailbox and turns -----------------------------------------------------------------------
+
+    def deliver(self, parcel: Parcel) -> None:
+        """Put something into the mailbox; it is handled in the next turn."""
+        if not self.alive:
+            return
+        self._mailbox.append(parcel)
+        self._plan(self.world.now_us)
+
+    def _plan(self, at_us: int) -> None:
+        """See to it that a turn begins at `at_us`, or as soon after it as the actor is free."""
+        at_us = max(at_us, self._busy_until_us, self.paused_until_us, self.world.now_us)
+        if self._turn_at_us is not None and self._turn_at_us <= at_us:
+            return
+        self._turn_at_us = at_us
+        self._token += 1
+        self.world.at(at_us, self._turn, self._token)
+
+    def _turn(self, token: int) -> None:
+        if not self.alive or token != self._token:
+            return
+        self._turn_at_us = None
+        self.turns += 1
+        effects = self._guarded(self._handle_all)
+        if self.alive:
+            self._finish(effects)
+
+    def _handle_all(self) -> list[Effect]:
+        world, node, actor = self.world, self.node, self.actor
+        now = node.now_ms()
+        effects: list[Effect] = []
+        for _ in range(len(self._mailbox)):
+            parcel = self._mailbox.popleft()
+            if parcel.call is not None:
+                node.submit(parcel.call, now)
+                continue
+            message = decode(parcel.body)
+            if isinstance(message, ActorStarted):
+                self._connect(message, effects)
+            world.trace.note(world.now_us, node.name, actor.name, message.kind, parcel.body)
+            if parcel.source.member:
+                world.observe_handled(self, parcel.source.member, message)
+            effects += actor.handle(message, parcel.source, now)
+        if actor.deadline is not None and actor.deadline <= now:
+            effects += actor.wake(now)
+        effects += actor.end_turn(now)
+        return effects
+
+    def _connect(self, message: ActorStarted, effects: list[Effect]) -> None:
+        """Talk to the new incarnation from now on; what this turn has for the old one is dropped."""
+        self.links[message.actor] = message.incarnation
+        effects[:] = [effect for effect in effects if not (isinstance(effect, Send) and effect.to == message.actor)]
+
+    def _guarded(self, run: Callable[[], list[Effect]]) -> list[Effect]:
+        """Run a piece of the actor; a power cut in it takes the node down, anything else it raises is a bug."""
+        try:
+            effects = run()
+            if self.world.validate_now():
+                self.actor.check_invariants()
+        except PowerCut:
+            self.node.lose_power("mid_write")
+            return []
+        except SimulationFailed:
+            raise
+        except Exception as error:
+            raise SimulationFailed("no actor raises", f"{self!r}: {type(error).__name__}: {error}") from error
+        return effects
+
+    def _finish(self, effects: list[Effect]) -> None:
+        """Let the effects out when the turn is over, and plan the next turn."""
+        if len(effects) > EFFECTS_PER_TURN_MAX:
+            raise SimulationFailed("effects are bounded", f"{self!r} asked for {len(effects)} effects in one turn")
+        waited_us = self.node.disk_port.take_waited_us()
+        cost_us = 5 + int(self._rng.expovariate(1.0) * self._mean_us) + waited_us
+        self._busy_until_us = self.world.now_us + cost_us
+        self.world.observe_turn(self)
+        self._perform(effects, self._busy_until_us)
+        if not self.alive:
+            return
+        self.node.drain_answers(self, self._busy_until_us)
+        if self._mailbox:
+            self._plan(self._busy_until_us)
+        if self.actor.deadline is not None:
+            self._plan(self.node.world_time_us(self.actor.deadline))
+
+    def relay(self, to: str, body: bytes) -> None:
+        """Pass a peer's frame on to a helper, undecoded, as the shell that owns the peer port does."""
+        self._send_local(to, [Parcel(Source(self.name), body)], max(self.world.now_us, self.paused_until_us))
+
+    # --- effects ---------------------------------------------------------------------------------
+
+    def _perform(self, effects: list[Effect], leave_us: int) -> None:
+        parcels: dict[str, list[Parcel]] = {}
+        halt: Halt | None = None
+        for effect in effects:
+            if isinstance(effect, Send):
+                self.world.observe_send(self, effect.to, effect.message)
+                parcels.setdefault(effect.to, []).append(Parcel(Source(self.name), encode(effect.message)))
+            elif isinstance(effect, SendPeer):
+                self.world.send_peer(self, effect, leave_us)
+            elif isinstance(effect, RunInBackground):
+                self._run_in_background(effect, leave_us)
+            elif isinstance(effect, SpawnHelper):
+                self.world.at(leave_us + self._rng.randrange(100, 5000), self.node.spawn_helper, self, effect)
+            elif isinstance(effect, Log):
+                self.world.observe_log(self, effect)
+            else:
+                halt = halt or effect
+        for to, batch in parcels.items():
+            self._send_local(to, batch, leave_us)
+        if halt is not None:
+            self.world.at(leave_us, self._halt, halt)
+
+    def _send_local(self, to: str, batch: list[Parcel], leave_us: int) -> None:
+        receiver = self.node.processes.get(to)
+        if receiver is None or receiver.incarnation != self.links.get(to):
+            self.world.counts["local_lost"] += len(batch)
+            return
+        at_us = leave_us + 20 + int(self._rng.expovariate(1.0) * 40)
+        at_us = max(at_us, self._link_at_us.get(to, 0))
+        self._link_at_us[to] = at_us
+        self.world.at(at_us, self._arrive, receiver, batch, leave_us)
+
+    def _arrive(self, receiver: "Process", batch: list[Parcel], left_us: int) -> None:
+        if not self.alive and (self.died_us < left_us or self.world.now_us > self.keep_until_us):
+            self.world.counts["local_lost"] += len(batch)
+            return
+        if self.incarnation < receiver.heard.get(self.name, 0):
+            self.world.counts["local_lost"] += len(batch)
+            return
+        receiver.heard[self.name] = self.incarnation
+        for parcel in batch:
+            receiver.deliver(parcel)
+
+    def _run_in_background(self, effect: RunInBackground, leave_us: int) -> None:
+        """The job runs, whole, at one instant between its start and the instant its message is delivered."""
+        run_us = leave_us + self._rng.randrange(1, self.world.background_us_max)
+        self.world.at(run_us, self._run_job, effect)
+
+    def _run_job(self, effect: RunInBackground) -> None:
+        if not self.alive:
+            return
+        world = self.world
+        world.trace.note(world.now_us, self.node.name, self.name, f"job:{effect.label}")
+        try:
+            message = effect.job()
+        except PowerCut:
+            self.node.lose_power("mid_job")
+            return
+        except DiskFailed as error:
+            self._halt(Halt(f"job {effect.label}: {error}", failed=True))
+            return
+        waited_us = self.node.disk_port.take_waited_us()
+        at_us = world.now_us + waited_us + self._rng.randrange(1, world.background_us_max)
+        world.at(at_us, self.deliver, Parcel(Source(self.name), encode(message)))
+
+    def _halt(self, halt: Halt) -> None:
+        if self.alive:
+            self.world.trace.note(self.world.now_us, self.node.name, self.name, f"halt:{halt.reason}")
+            self.node.on_halt(self, halt)
+
+    def __repr__(self) -> str:
+        return f"{self.node.name}/{self.name}.{self.incarnation}"

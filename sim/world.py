@@ -1,0 +1,207 @@
+"""The simulated world: virtual time, one event heap, the tree of random sources, and everything that watches.
+
+Owns the order of all events; composes nodes, network, faults, clients and checkers. Knows no actor's inside.
+Invariants: time never goes back; events of one instant happen in the order in which they were planned; every random
+source is derived from the seed by name, so one part's use of luck never changes another's.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING, Any
+
+from actors.actor import Source
+from actors.effects import Halt, Log, SendPeer
+from protocol.config import ClusterConfig
+from protocol.identity import FoundingMember
+from protocol.local import LeadershipChanged
+from protocol.message import Message
+from protocol.types import NOBODY, MemberId
+from sim.checkers import LogChecker, StateChecker
+from sim.clients import History, SimClient
+from sim.faults import FaultInjector, Weather
+from sim.network import PeerNetwork
+from sim.node import SimNode
+from sim.process import Parcel, Process
+from sim.status import StatusLine
+from sim.trace import Trace
+
+if TYPE_CHECKING:
+    from sim.parts import Parts
+
+
+class World:
+    """One cluster, its clients and its misfortunes, from one seed."""
+
+    def __init__(
+        self,
+        seed: int,
+        config: ClusterConfig,
+        weather: Weather,
+        parts: "Parts",
+        *,
+        show: Callable[[str], None] | None = None,
+    ) -> None:
+        self.seed = seed
+        self.config = config
+        self.weather = weather
+        self.parts = parts
+        self.now_us = 0
+        self.faulty = True
+        self.trace = Trace()
+        self.counts: Counter[str] = Counter()
+        self.history = History()
+        self.calls_open: dict[int, SimClient] = {}
+        self.cluster = config.cluster_id
+        self.founders = tuple(
+            FoundingMember(config.member_id(node.name), node.name, (node.peer_url,), (node.client_url,))
+            for node in config.nodes
+        )
+        self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
+        self._planned = 0
+        self._validate = self.rng("validate")
+        luck = self.rng("world")
+        self.validate_chance = luck.choice((0.02, 0.1, 1.0))
+        self.sync_us_mean = luck.choice((100, 300, 3000))
+        self.clock_drift = luck.choice((0, 1, 10))
+        self.background_us_max = luck.choice((500, 20_000, 300_000))
+        self.network = PeerNetwork(self.rng("network"), weather.network)
+        self.nodes = [SimNode(self, founder, self.rng(f"node:{founder.name}")) for founder in self.founders]
+        self.logs = LogChecker({node.name: node.member for node in self.nodes})
+        self.states = StateChecker()
+        self.faults = FaultInjector(self, self.rng("faults"))
+        self.clients = [SimClient(self, number, self.rng(f"client:{number}")) for number in range(luck.randint(2, 8))]
+        self.status = StatusLine(show) if show is not None else None
+        self._by_member: dict[MemberId, SimNode] = {node.member: node for node in self.nodes}
+        self._leader: tuple[int, MemberId] = (0, NOBODY)
+
+    # --- time ------------------------------------------------------------------------------------
+
+    def rng(self, name: str) -> random.Random:
+        """A random source of its own for each name; text seeds do not depend on the hash seed."""
+        return random.Random(f"{self.seed}/{name}")
+
+    def at(self, at_us: int, run: Callable[..., None], *arguments: Any) -> None:
+        """Plan `run(*arguments)` for an instant that is not in the past."""
+        assert at_us >= self.now_us, f"planned for {at_us}, it is {self.now_us}"
+        self._planned += 1
+        heappush(self._heap, (at_us, self._planned, run, arguments))
+
+    def run_until(self, until_us: int, done: Callable[[], bool] | None = None) -> bool:
+        """Let events happen up to an instant, or until `done`; return whether `done` was reached."""
+        heap = self._heap
+        while heap and heap[0][0] <= until_us:
+            at_us, _, run, arguments = heappop(heap)
+            self.now_us = at_us
+            run(*arguments)
+            if done is not None and done():
+                return True
+        self.now_us = max(self.now_us, until_us)
+        return False
+
+    def validate_now(self) -> bool:
+        """Whether this turn is one after which the actor's invariants are checked."""
+        return self.validate_chance >= 1.0 or self._validate.random() < self.validate_chance
+
+    # --- peers -----------------------------------------------------------------------------------
+
+    def send_peer(self, process: Process, effect: SendPeer, leave_us: int) -> None:
+        """Put a frame on the peer network."""
+        sender = process.node.member
+        assert effect.to != sender, f"{process!r} sends itself a peer message"
+        receiver = self._by_member.get(effect.to)
+        if receiver is None:
+            self.counts["frames_to_nobody"] += 1
+            return
+        self.counts["frames"] += 1
+        for at_us in self.network.arrivals(leave_us, sender, effect.to, bulk=effect.bulk):
+            self.at(at_us, self._frame_arrives, process, receiver, effect, leave_us)
+
+    def _frame_arrives(self, sender: Process, receiver: SimNode, effect: SendPeer, left_us: int) -> None:
+        if not sender.alive and sender.died_us < left_us:
+            return
+        raft = receiver.processes.get("raft")
+        if raft is None:
+            self.counts["frames_unheard"] += 1
+            return
+        if effect.actor != "raft":
+            raft.relay(effect.actor, effect.body)
+            return
+        raft.deliver(Parcel(Source("raft", sender.node.member, sender.node.store), effect.body))
+
+    # --- what nodes report -----------------------------------------------------------------------
+
+    def note(self, node: str, actor: str, what: str) -> None:
+        """Record an event that is no message."""
+        self.trace.note(self.now_us, node, actor, what)
+        if self.status is not None:
+            self.status.event(self, node, actor, what)
+
+    def on_node_down(self, node: SimNode) -> None:
+        """A machine lost its current."""
+        self.on_gateway_down(node)
+        self.faults.on_node_down(node)
+
+    def on_gateway_down(self, node: SimNode) -> None:
+        """Reset the connections of a gateway that is gone."""
+        for client in list(self.calls_open.values()):
+            client.on_gateway_lost(node.name)
+
+    def on_answer(self, process: Process, call_id: int, code: int, body: bytes) -> None:
+        """An answer leaves a gateway."""
+        if not process.alive:
+            return
+        client = self.calls_open.get(call_id)
+        if client is None:
+            self.counts["answers_late"] += 1
+            return
+        client.answer_leaves(call_id, code, body)
+
+    def expects_halt(self, process: Process, halt: Halt) -> bool:
+        """Whether an actor has a reason to fail that we gave it."""
+        return process.node.disk_port.failed
+
+    # --- what checkers see -----------------------------------------------------------------------
+
+    def observe_send(self, process: Process, to: str, message: Message) -> None:
+        """A local message leaves."""
+        self.logs.on_send(process, to, message)
+        if isinstance(message, LeadershipChanged):
+            self._on_leadership(process, message)
+
+    def observe_handled(self, process: Process, sender: MemberId, message: Message) -> None:
+        """A peer's message is handled."""
+        self.logs.on_peer(process, sender, message)
+        if self.status is not None:
+            self.status.message(self, process, message)
+
+    def observe_turn(self, process: Process) -> None:
+        """A turn is over."""
+        if process.name == "applier":
+            store = self.parts.store_of(process.actor)
+            if store is not None:
+                self.states.on_store(process, *store)
+
+    def observe_group(self, node: SimNode) -> None:
+        """Raft, wal and applier of a node begin a new life."""
+        self.logs.on_group(node.name)
+
+    def observe_log(self, process: Process, effect: Log) -> None:
+        """An actor logs something."""
+        self.counts[f"log_{effect.event}"] += 1
+        self.trace.note(self.now_us, process.node.name, process.name, f"log:{effect.event}")
+        if self.status is not None:
+            words = " ".join(f"{key}={value}" for key, value in effect.fields.items())
+            self.status.event(self, process.node.name, process.name, f"{effect.event} {words}")
+
+    def _on_leadership(self, process: Process, message: LeadershipChanged) -> None:
+        if message.leader == process.node.member and message.term > self._leader[0]:
+            self._leader = (message.term, message.leader)
+            self.counts["leaders"] += 1
+            self.note(process.node.name, "raft", f"leads:{message.term}")
+
+    def leader(self) -> SimNode | None:
+        """The node that was last seen to become leader, if it is on."""
+        node = self._by_member.get(self._leader[1])
+        return node if node is not None and node.powered else None

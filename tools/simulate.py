@@ -1,0 +1,180 @@
+"""`python -m tools.simulate`: run seeds of the simulated cluster and print what they found.
+
+Owns the command line and the tables; the runs are `sim.run`'s. Every failure prints the one command that replays it.
+"""
+
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from typing import Annotated, Final
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from sim.run import Options, Report, run_seed
+
+FAILURES_SHOWN_MAX: Final = 5
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command()
+def main(
+    seed: Annotated[int | None, typer.Option(help="Run this one seed and print its digest.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Run a range of seeds, FIRST..LAST, both included.")] = None,
+    jobs: Annotated[int, typer.Option(help="Processes to use for a range.")] = os.cpu_count() or 1,
+    nodes: Annotated[int | None, typer.Option(help="Nodes in the cluster; default: the seed decides.")] = None,
+    timeouts: Annotated[float, typer.Option(help="Length of the fault phase in election timeouts.")] = 12.0,
+    faults: Annotated[bool, typer.Option(help="Whether anything goes wrong at all.")] = True,
+    status: Annotated[bool, typer.Option(help="Print one line of fixed columns per event (one seed only).")] = False,
+    worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
+) -> None:
+    """Run the production actors in virtual time under a faulty network, disk and power supply.
+
+    First safety: whatever happens, no promise is broken. Then everything heals, and the cluster must become live and
+    all stores equal within a bound. Exit code 1 when a seed fails.
+    """
+    console = Console(stderr=True)
+    options = Options(nodes=nodes, timeouts=timeouts, faults=faults)
+    if worker:
+        _work(options)
+        return
+    if (seed is None) == (seeds is None):
+        raise typer.BadParameter("give --seed N or --seeds FIRST..LAST")
+    began = time.perf_counter()
+    if seed is not None:
+        show = print if status else None
+        reports = [run_seed(seed, options, show=show)]
+        _print_settings(console, reports[0])
+    else:
+        reports = _run_range(console, _parse_range(seeds or ""), options, jobs)
+    _print_summary(console, reports, time.perf_counter() - began)
+    failed = [report for report in reports if report.failure is not None]
+    for report in failed[:FAILURES_SHOWN_MAX]:
+        _print_failure(console, report, options)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _parse_range(text: str) -> range:
+    first, separator, last = text.partition("..")
+    if not separator or not first.isdigit() or not last.isdigit() or int(last) < int(first):
+        raise typer.BadParameter(f"--seeds wants FIRST..LAST, got {text!r}")
+    return range(int(first), int(last) + 1)
+
+
+def _run_range(console: Console, seeds: range, options: Options, jobs: int) -> list[Report]:
+    """Run a range on several processes with a bar that moves; return the reports in the order of the seeds."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    todo: queue.SimpleQueue[int] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Report | BaseException] = queue.SimpleQueue()
+    for seed in seeds:
+        todo.put(seed)
+    for _ in range(min(jobs, len(seeds))):
+        threading.Thread(target=_drive_worker, args=(todo, done, options), daemon=True).start()
+    reports: list[Report] = []
+    with Progress(*columns, console=console) as progress:
+        task = progress.add_task("seeds", total=len(seeds))
+        failures = 0
+        while len(reports) < len(seeds):
+            report = done.get()
+            if isinstance(report, BaseException):
+                raise report
+            reports.append(report)
+            failures += report.failure is not None
+            progress.update(task, advance=1, description=f"seeds ({failures} failed)" if failures else "seeds")
+    return sorted(reports, key=lambda report: report.seed)
+
+
+def _drive_worker(
+    todo: "queue.SimpleQueue[int]", done: "queue.SimpleQueue[Report | BaseException]", options: Options
+) -> None:
+    """Feed one worker process seed after seed until none is left."""
+    command = [sys.executable, "-m", "tools.simulate", "--worker", *_flags(options)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
+        assert worker.stdin is not None, "the worker reads seeds from a pipe"
+        assert worker.stdout is not None, "the worker writes reports to a pipe"
+        while not todo.empty():
+            try:
+                seed = todo.get_nowait()
+            except queue.Empty:
+                return
+            print(seed, file=worker.stdin, flush=True)
+            line = worker.stdout.readline()
+            if not line:
+                done.put(RuntimeError(f"the worker died on seed {seed}; replay: {_command(seed, options)}"))
+                return
+            done.put(Report.from_json(line))
+
+
+def _work(options: Options) -> None:
+    """Be a worker: a seed per line in, a report per line out."""
+    for line in sys.stdin:
+        print(run_seed(int(line), options).to_json(), flush=True)
+
+
+def _flags(options: Options) -> list[str]:
+    flags = ["--timeouts", f"{options.timeouts:g}"]
+    if options.nodes is not None:
+        flags += ["--nodes", str(options.nodes)]
+    return flags if options.faults else [*flags, "--no-faults"]
+
+
+def _command(seed: int, options: Options) -> str:
+    return " ".join(["python -m tools.simulate", "--seed", str(seed), *_flags(options), "--status"])
+
+
+def _print_settings(console: Console, report: Report) -> None:
+    table = Table(title=f"seed {report.seed}: {report.nodes} nodes", box=None, title_justify="left")
+    table.add_column("setting")
+    table.add_column("value", justify="right")
+    for name, value in report.settings.items():
+        table.add_row(name, str(value))
+    console.print(table)
+
+
+def _print_summary(console: Console, reports: list[Report], took_s: float) -> None:
+    virtual_s = sum(report.virtual_us for report in reports) / 1e6
+    counts: Counter[str] = Counter()
+    for report in reports:
+        counts.update(report.counts)
+    table = Table(box=None, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(justify="right")
+    if len(reports) == 1:
+        table.add_row("trace digest", reports[0].digest)
+    table.add_row("seeds", f"{len(reports)}")
+    table.add_row("failed", f"{sum(report.failure is not None for report in reports)}")
+    table.add_row("simulated", f"{virtual_s / 3600:.2f} h ({virtual_s:.0f} s)")
+    table.add_row("speed", f"{virtual_s / took_s:.1f} x real time ({took_s:.1f} s)")
+    table.add_row("events", f"{sum(report.events for report in reports)}")
+    table.add_row("calls / acknowledged", f"{sum(r.calls for r in reports)} / {sum(r.acknowledged for r in reports)}")
+    table.add_row("entries committed", f"{sum(report.entries for report in reports)}")
+    for name, times in (
+        ("live after healing", sorted(report.live_after_us for report in reports)),
+        ("converged after load", sorted(report.converged_after_us for report in reports)),
+    ):
+        table.add_row(name, f"median {times[len(times) // 2] / 1e6:.2f} s, most {times[-1] / 1e6:.2f} s")
+    for kind, count in sorted(counts.items()):
+        table.add_row(kind, str(count))
+    console.print(table)
+
+
+def _print_failure(console: Console, report: Report, options: Options) -> None:
+    console.rule(f"seed {report.seed} failed")
+    for line in report.story:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    console.print(str(report.failure), style="bold red", markup=False, soft_wrap=True)
+    console.print(f"replay: {_command(report.seed, options)}", markup=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    if not __debug__:
+        sys.exit("the simulator's checks are assertions: do not run it with -O")
+    app()
