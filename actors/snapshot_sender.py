@@ -13,6 +13,7 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Log, Send, SendPeer
 from actors.metrics import ActorMetrics
 from protocol import codec, local, peer
+from protocol.errors import DiskFailed
 from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import Index, MemberId, Millis, Term
@@ -73,14 +74,17 @@ class SnapshotSender:
         self._acknowledged = max(self._acknowledged, min(message.next_sequence, self._chunks))
         self._sent = max(self._sent, self._acknowledged)
         self.deadline = Millis(now + RESEND_MS)
-        return self._stream()
+        return self._guarded_stream()
 
     def wake(self, now: Millis) -> list[Effect]:
         """Hash a file, offer, or send again what was not acknowledged."""
         if self._ended or self.deadline is None or now < self.deadline:
             return []
         if self._to_hash:
-            self._hash_one()
+            try:
+                self._hash_one()
+            except DiskFailed as error:
+                return self._end(delivered=False, reason=str(error))
             self._progress_at = now
             self.deadline = now
             return []
@@ -90,7 +94,7 @@ class SnapshotSender:
         if not self._accepted:
             return [self._offer()]
         self._sent = self._acknowledged
-        return self._stream()
+        return self._guarded_stream()
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Nothing is batched here."""
@@ -122,6 +126,13 @@ class SnapshotSender:
             files=tuple(self._files),
         )
         return SendPeer(self._to, codec.encode(offer), bulk=True)
+
+    def _guarded_stream(self) -> list[Effect]:
+        """The snapshot may be dropped under our hands, when raft has given the transfer up: then so do we."""
+        try:
+            return self._stream()
+        except DiskFailed as error:
+            return self._end(delivered=False, reason=str(error))
 
     def _stream(self) -> list[Effect]:
         effects: list[Effect] = []

@@ -176,6 +176,7 @@ class SimDisk:
 
     def sync_dir(self, path: str) -> None:
         """Make names in a directory durable, and with them everything the journal holds before."""
+        path = "" if path == "." else path
         self._need_directory(path)
         settled = 0
         for position, change in enumerate(self._changes):
