@@ -346,8 +346,10 @@ class RaftActor:
         self.emit(Send("applier", local.ApplyEntries(entries=entries, commit=core.commit)))
 
     def _emit_reads(self, core: Raft) -> None:
-        for released in reads.take_released(core):
-            self.emit(Send("applier", local.ServeReads(sequence=released.sequence, payload=released.payload)))
+        # While a snapshot is being installed the applier still holds the old store: what counts as handed over is not.
+        if not self.snapshots.installing:
+            for released in reads.take_released(core):
+                self.emit(Send("applier", local.ServeReads(sequence=released.sequence, payload=released.payload)))
         if core.refused_reads:
             refused, core.refused_reads = core.refused_reads, []
             for sequence, code in refused:
