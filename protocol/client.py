@@ -1,0 +1,75 @@
+"""What a client and a node's ZeroMQ door say to each other; `docs/protocol.md` tells it to other languages.
+
+A client's DEALER socket and the door's ROUTER exchange single-frame messages in the form of `protocol.codec`.
+Bodies of calls and answers are etcd's protobuf messages.
+"""
+
+from typing import ClassVar, Final
+
+from protocol.message import Message
+from protocol.types import ClusterId, MemberId
+
+CLIENT_PROTOCOL_VERSION: Final = 1
+CALLS_PER_BATCH_MAX: Final = 1000
+CLIENT_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Largest frame a door accepts; a client splits its batches below it."""
+
+
+class ClientMessage(Message):
+    """Client to door."""
+
+    abstract: ClassVar[bool] = True
+
+
+class DoorMessage(Message):
+    """Door to client."""
+
+    abstract: ClassVar[bool] = True
+
+
+class ClientHello(ClientMessage):
+    """Opens a conversation; `client` is a name for logs, `cluster` 0 or the cluster the client expects."""
+
+    protocol_version: int
+    client: str
+    cluster: ClusterId
+
+
+class ClientHelloReply(DoorMessage):
+    """The door's side: who it is, where all doors are, and its limits."""
+
+    protocol_version: int
+    cluster: ClusterId
+    member: MemberId
+    name: str
+    doors: tuple[str, ...]
+    calls_open_max: int
+    request_bytes_max: int
+
+
+class ClientRefused(DoorMessage):
+    """The door does not talk to this client, or not yet; `reason` is for people."""
+
+    code: str
+    reason: str
+
+
+class CallBatch(ClientMessage):
+    """Calls, each `(call id, method number, milliseconds the client waits or 0, protobuf request)`.
+
+    Call ids are the client's; one may be used again once it is answered.
+    """
+
+    calls: tuple[tuple[int, int, int, bytes], ...]
+
+
+class CancelCalls(ClientMessage):
+    """Nobody waits for these calls any more; what they asked may still happen."""
+
+    call_ids: tuple[int, ...]
+
+
+class ReplyBatch(DoorMessage):
+    """Answers, each `(call id, code, body)`: with code 0 the protobuf response, else the error's text in UTF-8."""
+
+    replies: tuple[tuple[int, int, bytes], ...]
