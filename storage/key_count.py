@@ -19,7 +19,7 @@ from protocol.errors import Corruption
 from storage.layout import KV, KV_END, kv_bounds
 from storage.overlay import Reader
 
-BLOCK_KEYS_MAX: Final = 2048
+BLOCK_KEYS_MAX: Final = 1024
 """A block that grows past this is split."""
 BLOCK_KEYS_SPLIT: Final = 256
 """Size of the blocks a split makes; a wide ratio keeps the walk of a split under one step per insert."""

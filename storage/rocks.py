@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from rocksdict import (
     AccessType,
+    BlockBasedIndexType,
     BlockBasedOptions,
     Cache,
     Checkpoint,
@@ -30,6 +31,7 @@ from protocol.errors import Corruption, DiskFailed
 _BACKGROUND_JOBS_MAX: Final = 2
 _OPEN_FILES_MAX: Final = 256
 _BLOCK_BYTES: Final = 8 << 10
+_METADATA_BLOCK_BYTES: Final = 4 << 10
 _BLOOM_BITS_PER_KEY: Final = 10
 _WRITE_BUFFERS_MAX: Final = 3
 _INFO_LOG_BYTES_MAX: Final = 1 << 20
@@ -68,6 +70,12 @@ def rocks_options(config: StorageConfig) -> Options:
     table.set_block_cache(Cache(config.block_cache_bytes))
     table.set_block_size(_BLOCK_BYTES)
     table.set_bloom_filter(_BLOOM_BITS_PER_KEY, False)
+    # Index and filter live in the cache too, so they are cut into small blocks: whole ones are larger than a shard of
+    # the cache, would never stay in it, and every read would load and decompress them again.
+    table.set_index_type(BlockBasedIndexType.two_level_index_search())
+    table.set_partition_filters(True)
+    table.set_metadata_block_size(_METADATA_BLOCK_BYTES)
+    table.set_pin_top_level_index_and_filter(True)
     table.set_cache_index_and_filter_blocks(True)
     table.set_pin_l0_filter_and_index_blocks_in_cache(True)
     table.set_format_version(5)
