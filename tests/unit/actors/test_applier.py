@@ -281,6 +281,19 @@ def test_a_long_read_yields_to_others_and_sees_one_moment(node: Node) -> None:
     assert (response.count, response.header.revision) == (len(keys), len(keys) + 1)
 
 
+def test_the_count_of_a_long_page_is_of_the_same_moment(node: Node) -> None:
+    """A page over several slices counts what was there when it began, not what came meanwhile."""
+    keys = [b"%06d" % number for number in range(3 * SLICE_ROWS)]
+    node.apply(node.puts(*keys[:1000]), node.puts(*keys[1000:]))
+    limit = 2 * SLICE_ROWS
+    node.read(ReadKind.RANGE, range_of(b"\x00", b"\x00", limit=limit))
+    node.apply(node.puts(b"000000a", b"zzz"))
+    (served,) = sent(node.work(), ReadsServed)
+    response = RangeResponse.FromString(served.results[0][2])
+    assert [pair.key for pair in response.kvs] == keys[:limit]
+    assert (response.count, response.more) == (len(keys), True)
+
+
 def test_an_answer_over_the_byte_budget_is_refused(node: Node) -> None:
     """The client is told to page instead of the node running out of memory."""
     big = PutRequest(key=b"a", value=b"x" * 700_000), PutRequest(key=b"b", value=b"x" * 700_000)
