@@ -33,6 +33,8 @@ class Call:
     request: Request
     begin: int
     timeout_ms: int
+    begin_us: int = 0
+    end_us: int = 0
     node: str = ""
     gateway: tuple[str, int] = ("", 0)
     submitted: bool = False
@@ -107,6 +109,7 @@ class SimClient:
         if call is not self._open:
             return
         self._note("answer", b"%d %d " % (call.id, code) + body)
+        call.end_us = self.world.now_us
         self.world.history.end(call, code, body)
         self._close()
         if code == ErrorCode.OK:
@@ -141,6 +144,7 @@ class SimClient:
         call = self.world.history.begin(self.number, request, self._timeout_ms)
         self._open = call
         call.node = self._node.name
+        call.begin_us = self.world.now_us
         self.world.at(self.world.now_us + self._travel_us(), self._arrive, call, self._node)
 
     def _arrive(self, call: Call, node: "SimNode") -> None:
@@ -199,3 +203,5 @@ class SimClient:
 
     def _note(self, what: str, detail: bytes) -> None:
         self.world.trace.note(self.world.now_us, "-", f"client{self.number}", what, detail)
+        if self.world.status is not None:
+            self.world.status.event(self.world, "-", f"client{self.number}", f"{what} {detail[:60]!r}")

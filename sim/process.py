@@ -130,8 +130,7 @@ class Process:
             if isinstance(message, ActorStarted):
                 self._connect(message, effects)
             world.trace.note(world.now_us, node.name, actor.name, message.kind, parcel.body)
-            if parcel.source.member:
-                world.observe_handled(self, parcel.source.member, message)
+            world.observe_handled(self, parcel.source.member, message)
             effects += actor.handle(message, parcel.source, now)
         if actor.deadline is not None and actor.deadline <= now:
             effects += actor.wake(now)

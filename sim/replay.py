@@ -260,4 +260,5 @@ def _compare(call: Call, response: Any, expected: Any) -> None:
 
 
 def _told(call: Call) -> str:
-    return f"call {call.id} ({call.request.method} of client {call.client} at {call.gateway}) was told"
+    when = f"from {call.begin_us / 1000:.3f} to {call.end_us / 1000:.3f} ms"
+    return f"call {call.id} ({call.request.method} of client {call.client} at {call.gateway}, {when}) was told"

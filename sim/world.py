@@ -171,8 +171,9 @@ class World:
             self._on_leadership(process, message)
 
     def observe_handled(self, process: Process, sender: MemberId, message: Message) -> None:
-        """A peer's message is handled."""
-        self.logs.on_peer(process, sender, message)
+        """A message is handled; `sender` is the peer it came from, or NOBODY."""
+        if sender != NOBODY:
+            self.logs.on_peer(process, sender, message)
         if self.status is not None:
             self.status.message(self, process, message)
 
