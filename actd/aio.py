@@ -1,0 +1,200 @@
+"""The asyncio client: one task's calls and another's travel together.
+
+`async with AsyncClient("tcp://127.0.0.1:2381") as client: await client.put("k", "v")`
+"""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Sequence
+from typing import Any, TypeVar
+
+from actd import calls
+from actd.calls import Call, Key
+from actd.client import DEFAULT_TIMEOUT_S
+from actd.errors import ActdError, ClientClosed
+from actd.results import (
+    CompactResult,
+    DeleteResult,
+    HashResult,
+    KeyValue,
+    Member,
+    PutResult,
+    RangeResult,
+    StatusResult,
+    TxnResult,
+)
+from actd.session import Session
+from actd.transport import Transport
+from actd.txn import Txn
+
+R = TypeVar("R")
+
+
+class AsyncClient:
+    """An asyncio client; arguments as `Client`'s. Belongs to the loop of its first call."""
+
+    def __init__(
+        self, endpoints: str | Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, cluster: int = 0, name: str = ""
+    ) -> None:
+        doors = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+        if not doors:
+            raise ValueError("a client needs at least one endpoint")
+        self._doors = doors
+        self._session = Session(doors, cluster, name)
+        self._timeout_s = timeout_s
+        self._transport: Transport | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._descriptor = -1
+        self._turn_planned = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"AsyncClient({', '.join(self._doors)}; {'closed' if self._session.closed else 'open'})"
+
+    async def __aenter__(self) -> "AsyncClient":
+        return self
+
+    async def __aexit__(self, *_exc: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End open calls with `ClientClosed` and let go of the socket."""
+        self._session.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None and self._loop is not None and self._pid == os.getpid():
+            self._loop.remove_reader(self._descriptor)
+            self._transport.close()
+            self._transport = None
+
+    def submit(self, call: Call[R], timeout_s: float | None = None) -> "asyncio.Future[R]":
+        """Start a call and return its future."""
+        if self._pid != os.getpid():
+            raise ClientClosed("this client was made before a fork; make one per process")
+        loop = self._loop
+        if loop is None:
+            loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[R] = loop.create_future()
+        until = time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s)
+        self._session.add(call, until, _ending(future))
+        self._plan()
+        return future
+
+    def _plan(self) -> None:
+        if not self._turn_planned and self._loop is not None:
+            self._turn_planned = True
+            self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self._turn_planned = False
+        session = self._session
+        if session.closed or self._loop is None:
+            return
+        now = time.monotonic()
+        transport = self._transport
+        if transport is None:
+            transport = self._transport = Transport()
+        else:
+            for frame in transport.receive():
+                session.received(frame, now)
+        session.tick(now)
+        if session.reconnect:
+            self._reconnect(transport, now)
+        for frame in session.take_frames(now):
+            transport.send(frame)
+        if transport.readable():
+            self._plan()
+        if session.calls_open:
+            self._arm(session.deadline(now) - now)
+
+    def _reconnect(self, transport: Transport, now: float) -> None:
+        assert self._loop is not None, "a turn has a loop"
+        if self._descriptor >= 0:
+            self._loop.remove_reader(self._descriptor)
+        transport.connect(self._session.endpoint)
+        self._descriptor = transport.fileno()
+        self._loop.add_reader(self._descriptor, self._plan)
+        for frame in self._session.connected(now):
+            transport.send(frame)
+
+    def _arm(self, wait_s: float) -> None:
+        if self._timer is None and self._loop is not None:
+            self._timer = self._loop.call_later(wait_s, self._on_timer)
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._plan()
+
+    def put(
+        self, key: Key, value: Key = b"", *, timeout_s: float | None = None, **options: Any
+    ) -> "asyncio.Future[PutResult]":
+        """Store a pair; options: lease, prev_kv, ignore_value, ignore_lease."""
+        return self.submit(calls.put(key, value, **options), timeout_s)
+
+    def get(
+        self, key: Key, *, revision: int = 0, serializable: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[KeyValue | None]":
+        """Return the pair of `key`, or None."""
+        return self.submit(calls.get(key, revision=revision, serializable=serializable), timeout_s)
+
+    def range(
+        self, key: Key, range_end: Key = b"", *, timeout_s: float | None = None, **options: Any
+    ) -> "asyncio.Future[RangeResult]":
+        """Return the pairs in `[key, range_end)`; options as `Client.range`'s."""
+        return self.submit(calls.range_(key, range_end, **options), timeout_s)
+
+    def get_prefix(
+        self, prefix: Key, *, timeout_s: float | None = None, **options: Any
+    ) -> "asyncio.Future[RangeResult]":
+        """Return the pairs whose keys begin with `prefix`."""
+        return self.submit(calls.get_prefix(prefix, **options), timeout_s)
+
+    def delete(
+        self, key: Key, range_end: Key = b"", *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[DeleteResult]":
+        """Delete a key or a range."""
+        return self.submit(calls.delete(key, range_end, prev_kv=prev_kv), timeout_s)
+
+    def delete_prefix(
+        self, prefix: Key, *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[DeleteResult]":
+        """Delete every key that begins with `prefix`."""
+        return self.submit(calls.delete_prefix(prefix, prev_kv=prev_kv), timeout_s)
+
+    def txn(self) -> "Txn[Awaitable[TxnResult]]":
+        """Begin a transaction; `commit()` is awaited."""
+        return Txn(self.submit)
+
+    def compact(
+        self, revision: int, *, physical: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[CompactResult]":
+        """Give up history before `revision`."""
+        return self.submit(calls.compact(revision, physical=physical), timeout_s)
+
+    def status(self, *, timeout_s: float | None = None) -> "asyncio.Future[StatusResult]":
+        """Return how the member at the other end stands."""
+        return self.submit(calls.status(), timeout_s)
+
+    def hash_kv(self, revision: int = 0, *, timeout_s: float | None = None) -> "asyncio.Future[HashResult]":
+        """Return the hash of the member at the other end."""
+        return self.submit(calls.hash_kv(revision), timeout_s)
+
+    def members(
+        self, *, linearizable: bool = True, timeout_s: float | None = None
+    ) -> "asyncio.Future[tuple[Member, ...]]":
+        """Return the members of the cluster."""
+        return self.submit(calls.members(linearizable=linearizable), timeout_s)
+
+
+def _ending(future: "asyncio.Future[Any]") -> Any:
+    def done(result: Any, error: ActdError | None) -> None:
+        if future.done():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return done

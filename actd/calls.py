@@ -1,0 +1,245 @@
+"""One function per call: arguments in, request bytes and a way to read the answer out. Pure."""
+
+from collections.abc import Callable
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+
+from actd import wire
+from actd.results import (
+    CompactResult,
+    DeleteResult,
+    HashResult,
+    KeyValue,
+    Member,
+    PutResult,
+    RangeResult,
+    StatusResult,
+    TxnResult,
+)
+
+Key = str | bytes
+R = TypeVar("R")
+
+FROM_KEY: Final = b"\0"
+"""As `range_end`: everything from the key on."""
+ORDERS: Final = {"none": 0, "ascend": 1, "descend": 2}
+TARGETS: Final = {"key": 0, "version": 1, "create": 2, "mod": 3, "value": 4}
+Order = Literal["none", "ascend", "descend"]
+Target = Literal["key", "version", "create", "mod", "value"]
+
+
+class Call(NamedTuple, Generic[R]):
+    """A request, and how to read its answer; `repeatable` ones may be sent again whatever became of the first."""
+
+    method: int
+    body: bytes
+    read: Callable[[bytes], R]
+    repeatable: bool
+
+
+def raw(value: Key) -> bytes:
+    """Return text as UTF-8 and bytes as they are."""
+    return value.encode() if isinstance(value, str) else value
+
+
+def prefix_end(prefix: bytes) -> bytes:
+    """Return the range end that makes `prefix` a prefix range."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes((stripped[-1] + 1,)) if stripped else FROM_KEY
+
+
+# --- requests --------------------------------------------------------------------------------------
+
+
+def put_body(key: Key, value: Key, lease: int, *, prev_kv: bool, ignore_value: bool, ignore_lease: bool) -> bytes:
+    """Return a PutRequest."""
+    body = wire.blob(1, raw(key)) + wire.blob(2, raw(value))
+    if lease or prev_kv or ignore_value or ignore_lease:
+        body += wire.integer(3, lease) + wire.integer(4, prev_kv)
+        body += wire.integer(5, ignore_value) + wire.integer(6, ignore_lease)
+    return body
+
+
+def range_body(
+    key: Key,
+    range_end: Key = b"",
+    *,
+    limit: int = 0,
+    revision: int = 0,
+    order: Order = "none",
+    sort_by: Target = "key",
+    serializable: bool = False,
+    keys_only: bool = False,
+    count_only: bool = False,
+    min_mod_revision: int = 0,
+    max_mod_revision: int = 0,
+    min_create_revision: int = 0,
+    max_create_revision: int = 0,
+) -> bytes:
+    """Return a RangeRequest."""
+    numbers: tuple[int, ...] = (limit, revision, ORDERS[order], TARGETS[sort_by], serializable, keys_only, count_only)
+    numbers += (min_mod_revision, max_mod_revision, min_create_revision, max_create_revision)
+    body = wire.blob(1, raw(key)) + wire.blob(2, raw(range_end))
+    return body + b"".join(wire.integer(number, value) for number, value in enumerate(numbers, 3) if value)
+
+
+def delete_body(key: Key, range_end: Key = b"", *, prev_kv: bool = False) -> bytes:
+    """Return a DeleteRangeRequest."""
+    return wire.blob(1, raw(key)) + wire.blob(2, raw(range_end)) + wire.integer(3, prev_kv)
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def _revision(fields: dict[str, Any]) -> int:
+    header: dict[str, int] = fields.get("header", {})
+    return header.get("revision", 0)
+
+
+def _pair(fields: dict[str, Any]) -> KeyValue:
+    return KeyValue.model_construct(**fields)
+
+
+def _put(fields: dict[str, Any]) -> PutResult:
+    previous = fields.get("prev_kv")
+    return PutResult.model_construct(
+        revision=_revision(fields), previous=_pair(previous) if previous is not None else None
+    )
+
+
+def _range(fields: dict[str, Any]) -> RangeResult:
+    pairs = tuple(_pair(pair) for pair in fields.get("kvs", ()))
+    return RangeResult.model_construct(
+        revision=_revision(fields), pairs=pairs, more=fields.get("more", False), count=fields.get("count", 0)
+    )
+
+
+def _delete(fields: dict[str, Any]) -> DeleteResult:
+    previous = tuple(_pair(pair) for pair in fields.get("prev_kvs", ()))
+    return DeleteResult.model_construct(revision=_revision(fields), deleted=fields.get("deleted", 0), previous=previous)
+
+
+def _txn(fields: dict[str, Any]) -> TxnResult:
+    readers: dict[str, Callable[[dict[str, Any]], Any]] = {
+        "put": _put,
+        "range": _range,
+        "delete": _delete,
+        "txn": _txn,
+    }
+    results = tuple(
+        readers[name](inner) for operation in fields.get("responses", ()) for name, inner in operation.items()
+    )
+    return TxnResult.model_construct(
+        revision=_revision(fields), succeeded=fields.get("succeeded", False), results=results
+    )
+
+
+def read_put(body: bytes) -> PutResult:
+    """Read a PutResponse."""
+    return _put(wire.decode(wire.PUT, body))
+
+
+def read_range(body: bytes) -> RangeResult:
+    """Read a RangeResponse."""
+    return _range(wire.decode(wire.RANGE, body))
+
+
+def read_first(body: bytes) -> KeyValue | None:
+    """Read a RangeResponse of a single key."""
+    pairs = read_range(body).pairs
+    return pairs[0] if pairs else None
+
+
+def read_delete(body: bytes) -> DeleteResult:
+    """Read a DeleteRangeResponse."""
+    return _delete(wire.decode(wire.DELETE, body))
+
+
+def read_txn(body: bytes) -> TxnResult:
+    """Read a TxnResponse."""
+    return _txn(wire.decode(wire.TXN, body))
+
+
+def _read_compact(body: bytes) -> CompactResult:
+    return CompactResult.model_construct(revision=_revision(wire.decode(wire.COMPACT, body)))
+
+
+def _read_status(body: bytes) -> StatusResult:
+    fields = wire.decode(wire.STATUS, body)
+    header = fields.pop("header", {})
+    fields["errors"] = tuple(fields.get("errors", ()))
+    return StatusResult(revision=header.get("revision", 0), member_id=header.get("member_id", 0), **fields)
+
+
+def _read_members(body: bytes) -> tuple[Member, ...]:
+    fields = wire.decode(wire.MEMBERS, body)
+    return tuple(Member(**member) for member in fields.get("members", ()))
+
+
+def _read_hash(body: bytes) -> HashResult:
+    fields = wire.decode(wire.HASH_KV, body)
+    header = fields.pop("header", {})
+    return HashResult(revision=header.get("revision", 0), **fields)
+
+
+# --- calls -----------------------------------------------------------------------------------------
+
+
+def put(
+    key: Key,
+    value: Key = b"",
+    *,
+    lease: int = 0,
+    prev_kv: bool = False,
+    ignore_value: bool = False,
+    ignore_lease: bool = False,
+) -> Call[PutResult]:
+    """Store a pair."""
+    body = put_body(key, value, lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease)
+    return Call(1, body, read_put, False)
+
+
+def get(key: Key, *, revision: int = 0, serializable: bool = False) -> Call[KeyValue | None]:
+    """Read one pair."""
+    return Call(2, range_body(key, revision=revision, serializable=serializable), read_first, True)
+
+
+def range_(key: Key, range_end: Key = b"", **options: Any) -> Call[RangeResult]:
+    """Read a range; options as `range_body`'s."""
+    return Call(2, range_body(key, range_end, **options), read_range, True)
+
+
+def get_prefix(prefix: Key, **options: Any) -> Call[RangeResult]:
+    """Read every pair whose key begins with `prefix`."""
+    first = raw(prefix)
+    return range_(first or FROM_KEY, prefix_end(first), **options)
+
+
+def delete(key: Key, range_end: Key = b"", *, prev_kv: bool = False) -> Call[DeleteResult]:
+    """Delete a key or a range."""
+    return Call(3, delete_body(key, range_end, prev_kv=prev_kv), read_delete, False)
+
+
+def delete_prefix(prefix: Key, *, prev_kv: bool = False) -> Call[DeleteResult]:
+    """Delete every key that begins with `prefix`."""
+    first = raw(prefix)
+    return delete(first or FROM_KEY, prefix_end(first), prev_kv=prev_kv)
+
+
+def compact(revision: int, *, physical: bool = False) -> Call[CompactResult]:
+    """Give up history before `revision`."""
+    return Call(5, wire.integer(1, revision) + wire.integer(2, physical), _read_compact, False)
+
+
+def status() -> Call[StatusResult]:
+    """Ask the member at the other end how it stands."""
+    return Call(6, b"", _read_status, True)
+
+
+def hash_kv(revision: int = 0) -> Call[HashResult]:
+    """Ask the member at the other end for its hash."""
+    return Call(7, wire.integer(1, revision), _read_hash, True)
+
+
+def members(*, linearizable: bool = True) -> Call[tuple[Member, ...]]:
+    """List the members."""
+    return Call(8, wire.integer(1, linearizable), _read_members, True)

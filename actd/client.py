@@ -1,0 +1,262 @@
+"""The blocking client: safe for threads and forks; calls of several threads travel together.
+
+`with Client("tcp://127.0.0.1:2381") as client: client.put("k", "v")`
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from typing import Any, TypeVar
+
+from actd import calls
+from actd.calls import Call, Key
+from actd.errors import ActdError, ClientClosed
+from actd.results import (
+    CompactResult,
+    DeleteResult,
+    HashResult,
+    KeyValue,
+    Member,
+    PutResult,
+    RangeResult,
+    StatusResult,
+    TxnResult,
+)
+from actd.session import Session
+from actd.transport import Transport, Waiter
+from actd.txn import Txn
+
+R = TypeVar("R")
+DEFAULT_TIMEOUT_S = 10.0
+
+
+class _Worker:
+    """One background thread that owns socket and session; belongs to one process."""
+
+    def __init__(self, endpoints: tuple[str, ...], cluster: int, name: str) -> None:
+        self.pid = os.getpid()
+        self._session = Session(endpoints, cluster, name)
+        self._lock = threading.Lock()
+        self._inbox: list[tuple[Call[Any], float, Future[Any]]] = []
+        self._nudged = False
+        self._closing = False
+        self._nudge_read, self._nudge_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self._thread = threading.Thread(target=self._run, name="actd client", daemon=True)
+        self._thread.start()
+
+    def submit(self, call: Call[R], until: float) -> "Future[R]":
+        """Queue a call."""
+        future: Future[R] = Future()
+        with self._lock:
+            if self._closing:
+                raise ClientClosed("the client is closed")
+            self._inbox.append((call, until, future))
+            nudge = not self._nudged
+            self._nudged = True
+        if nudge:
+            os.write(self._nudge_write, b"x")
+        return future
+
+    def close(self) -> None:
+        """End all calls and the thread."""
+        with self._lock:
+            if self._closing:
+                return
+            self._closing = True
+        os.write(self._nudge_write, b"x")
+        self._thread.join()
+        os.close(self._nudge_read)
+        os.close(self._nudge_write)
+
+    def _run(self) -> None:
+        transport = Transport()
+        waiter = Waiter(self._nudge_read)
+        session = self._session
+        while True:
+            now = time.monotonic()
+            if not self._take_inbox():
+                break
+            session.tick(now)
+            if session.reconnect:
+                transport.connect(session.endpoint)
+                for frame in session.connected(now):
+                    transport.send(frame)
+            for frame in session.take_frames(now):
+                transport.send(frame)
+            waiter.wait(transport, session.deadline(now) - time.monotonic())
+            now = time.monotonic()
+            for frame in transport.receive():
+                session.received(frame, now)
+        session.close()
+        transport.close()
+
+    def _take_inbox(self) -> bool:
+        with self._lock:
+            inbox, self._inbox = self._inbox, []
+            closing = self._closing
+            if self._nudged:
+                self._nudged = False
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._nudge_read, 64)
+        for call, until, future in inbox:
+            self._session.add(call, until, _ending(future))
+        return not closing
+
+
+def _ending(future: "Future[Any]") -> Any:
+    def done(result: Any, error: ActdError | None) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        if error is not None:
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+
+    return done
+
+
+class Client:
+    """A blocking client.
+
+    Args:
+        endpoints: doors of the cluster, `tcp://host:port`; the others are learnt from the first that answers.
+        timeout_s: how long a call may take, unless it says otherwise.
+        cluster: the cluster id that is expected, or 0 for any.
+        name: what the door's log calls this client.
+    """
+
+    def __init__(
+        self, endpoints: str | Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, cluster: int = 0, name: str = ""
+    ) -> None:
+        self._endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
+        if not self._endpoints:
+            raise ValueError("a client needs at least one endpoint")
+        self._timeout_s = timeout_s
+        self._cluster = cluster
+        self._name = name
+        self._worker: _Worker | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"Client({', '.join(self._endpoints)}; {state})"
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End open calls with `ClientClosed` and let go of the socket."""
+        self._closed = True
+        worker, self._worker = self._worker, None
+        if worker is not None and worker.pid == os.getpid():
+            worker.close()
+
+    def submit(self, call: Call[R], timeout_s: float | None = None) -> "Future[R]":
+        """Start a call and return its future; several started ones travel together."""
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        worker = self._worker
+        if worker is None or worker.pid != os.getpid():
+            with self._lock:
+                worker = self._worker
+                if worker is None or worker.pid != os.getpid():
+                    # After a fork the parent's socket and thread are not ours: begin anew.
+                    worker = self._worker = _Worker(self._endpoints, self._cluster, self._name)
+        return worker.submit(call, time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s))
+
+    def _call(self, call: Call[R], timeout_s: float | None) -> R:
+        return self.submit(call, timeout_s).result()
+
+    def put(self, key: Key, value: Key = b"", *, timeout_s: float | None = None, **options: Any) -> PutResult:
+        """Store a pair; options: lease, prev_kv, ignore_value, ignore_lease."""
+        return self._call(calls.put(key, value, **options), timeout_s)
+
+    def get(
+        self, key: Key, *, revision: int = 0, serializable: bool = False, timeout_s: float | None = None
+    ) -> KeyValue | None:
+        """Return the pair of `key`, or None."""
+        return self._call(calls.get(key, revision=revision, serializable=serializable), timeout_s)
+
+    def range(self, key: Key, range_end: Key = b"", *, timeout_s: float | None = None, **options: Any) -> RangeResult:
+        """Return the pairs in `[key, range_end)`; options: limit, revision, order, sort_by, serializable, keys_only,
+        count_only, min/max_mod_revision, min/max_create_revision.
+        """
+        return self._call(calls.range_(key, range_end, **options), timeout_s)
+
+    def get_prefix(self, prefix: Key, *, timeout_s: float | None = None, **options: Any) -> RangeResult:
+        """Return the pairs whose keys begin with `prefix`; options as `range`."""
+        return self._call(calls.get_prefix(prefix, **options), timeout_s)
+
+    def delete(
+        self, key: Key, range_end: Key = b"", *, prev_kv: bool = False, timeout_s: float | None = None
+    ) -> DeleteResult:
+        """Delete a key or a range."""
+        return self._call(calls.delete(key, range_end, prev_kv=prev_kv), timeout_s)
+
+    def delete_prefix(self, prefix: Key, *, prev_kv: bool = False, timeout_s: float | None = None) -> DeleteResult:
+        """Delete every key that begins with `prefix`."""
+        return self._call(calls.delete_prefix(prefix, prev_kv=prev_kv), timeout_s)
+
+    def txn(self) -> "Txn[TxnResult]":
+        """Begin a transaction: `.if_(…).then(…).else_(…).commit()`."""
+        return Txn(self._call)
+
+    def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> CompactResult:
+        """Give up history before `revision`; `physical` waits until its space is free."""
+        return self._call(calls.compact(revision, physical=physical), timeout_s)
+
+    def status(self, *, timeout_s: float | None = None) -> StatusResult:
+        """Return how the member at the other end stands."""
+        return self._call(calls.status(), timeout_s)
+
+    def hash_kv(self, revision: int = 0, *, timeout_s: float | None = None) -> HashResult:
+        """Return the hash of the member at the other end."""
+        return self._call(calls.hash_kv(revision), timeout_s)
+
+    def members(self, *, linearizable: bool = True, timeout_s: float | None = None) -> tuple[Member, ...]:
+        """Return the members of the cluster."""
+        return self._call(calls.members(linearizable=linearizable), timeout_s)
+
+    @contextlib.contextmanager
+    def pipeline(self) -> Iterator["Pipeline"]:
+        """Start many calls without waiting; leaving the block waits for all and raises the first error."""
+        pipeline = Pipeline(self)
+        yield pipeline
+        pipeline.wait()
+
+
+class Pipeline:
+    """Calls that travel together; each returns a future."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._futures: list[Future[Any]] = []
+
+    def _start(self, call: Call[R]) -> "Future[R]":
+        future = self._client.submit(call)
+        self._futures.append(future)
+        return future
+
+    def put(self, key: Key, value: Key = b"", **options: Any) -> "Future[PutResult]":
+        """Start a put."""
+        return self._start(calls.put(key, value, **options))
+
+    def get(self, key: Key, **options: Any) -> "Future[KeyValue | None]":
+        """Start a get."""
+        return self._start(calls.get(key, **options))
+
+    def delete(self, key: Key, range_end: Key = b"") -> "Future[DeleteResult]":
+        """Start a delete."""
+        return self._start(calls.delete(key, range_end))
+
+    def wait(self) -> None:
+        """Wait for all; raise the first error."""
+        for future in self._futures:
+            future.result()

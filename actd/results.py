@@ -1,0 +1,96 @@
+"""What calls give back: frozen, typed, with the revision they speak of."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Result(BaseModel):
+    """Base of all results; `revision` is the store's when the call was served."""
+
+    model_config = ConfigDict(frozen=True)
+
+    revision: int = 0
+
+
+class KeyValue(BaseModel):
+    """One stored pair."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key: bytes = b""
+    value: bytes = b""
+    create_revision: int = 0
+    mod_revision: int = 0
+    version: int = 0
+    lease: int = 0
+
+    @property
+    def text(self) -> str:
+        """The value as UTF-8 text."""
+        return self.value.decode()
+
+
+class PutResult(Result):
+    """A put took effect at `revision`; `previous` is the old pair if it was asked for and there was one."""
+
+    previous: KeyValue | None = None
+
+
+class RangeResult(Result):
+    """Pairs of a range; `count` is how many there are in all, `more` whether `limit` cut some off."""
+
+    pairs: tuple[KeyValue, ...] = ()
+    more: bool = False
+    count: int = 0
+
+
+class DeleteResult(Result):
+    """How many keys went, and which pairs if that was asked for."""
+
+    deleted: int = 0
+    previous: tuple[KeyValue, ...] = ()
+
+
+class TxnResult(Result):
+    """Whether the conditions held, and one result per operation of the branch that was taken."""
+
+    succeeded: bool = False
+    results: "tuple[PutResult | RangeResult | DeleteResult | TxnResult, ...]" = ()
+
+
+class CompactResult(Result):
+    """History before a revision is gone."""
+
+
+class StatusResult(Result):
+    """How one member stands."""
+
+    member_id: int = 0
+    version: str = ""
+    db_size_bytes: int = 0
+    db_size_in_use_bytes: int = 0
+    leader: int = 0
+    raft_index: int = 0
+    raft_term: int = 0
+    raft_applied_index: int = 0
+    errors: tuple[str, ...] = ()
+    is_learner: bool = False
+
+
+class Member(BaseModel):
+    """One member of the cluster."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: int = 0
+    name: str = ""
+    peer_urls: tuple[str, ...] = ()
+    client_urls: tuple[str, ...] = ()
+    is_learner: bool = False
+
+
+class HashResult(Result):
+    """One member's hash over the store up to `hash_revision`."""
+
+    hash: int = 0
+    compact_revision: int = 0
+    hash_revision: int = 0

@@ -1,0 +1,204 @@
+"""etcd's messages in protobuf's wire format, as far as this client speaks them, in plain Python.
+
+Owns field numbers and byte forms. Knows no socket and no call. Unknown fields are skipped, as protobuf wants it.
+Worked example: `varint(300)` is `ac 02`; a PutRequest of key `k` and value `v` is `0a 01 6b 12 01 76`.
+"""
+
+from typing import Any, Final, NamedTuple
+
+VARINT: Final = 0
+FIXED64: Final = 1
+LENGTH_DELIMITED: Final = 2
+FIXED32: Final = 5
+_WORD: Final = 1 << 64
+
+
+class WireFault(ValueError):
+    """The bytes are no message of the expected kind."""
+
+
+def varint(value: int) -> bytes:
+    """Return the bytes of an integer; negative ones as 64-bit two's complement, as protobuf writes int64."""
+    if 0 <= value < 128:
+        return bytes((value,))
+    value &= _WORD - 1
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def integer(number: int, value: int) -> bytes:
+    """Return field `number` as a varint, or nothing for 0: proto3 leaves defaults out."""
+    return varint(number << 3) + varint(value) if value else b""
+
+
+def blob(number: int, value: bytes) -> bytes:
+    """Return field `number` as bytes, or nothing for empty ones."""
+    return varint(number << 3 | 2) + varint(len(value)) + value if value else b""
+
+
+def message(number: int, value: bytes) -> bytes:
+    """Return field `number` as a message, which is there even when it is empty."""
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+class Field(NamedTuple):
+    """One field to be read: its name, and for a message what is in it."""
+
+    name: str
+    form: str
+    """"int", "bool", "bytes", "text" or "message"."""
+    repeated: bool = False
+    inner: "Spec | None" = None
+
+
+Spec = dict[int, Field]
+"""A message's fields by number."""
+
+HEADER: Final[Spec] = {
+    1: Field("cluster_id", "uint"),
+    2: Field("member_id", "uint"),
+    3: Field("revision", "int"),
+    4: Field("raft_term", "uint"),
+}
+KEY_VALUE: Final[Spec] = {
+    1: Field("key", "bytes"),
+    2: Field("create_revision", "int"),
+    3: Field("mod_revision", "int"),
+    4: Field("version", "int"),
+    5: Field("value", "bytes"),
+    6: Field("lease", "int"),
+}
+_HEADER_FIELD: Final = Field("header", "message", inner=HEADER)
+PUT: Final[Spec] = {1: _HEADER_FIELD, 2: Field("prev_kv", "message", inner=KEY_VALUE)}
+RANGE: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("kvs", "message", repeated=True, inner=KEY_VALUE),
+    3: Field("more", "bool"),
+    4: Field("count", "int"),
+}
+DELETE: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("deleted", "int"),
+    3: Field("prev_kvs", "message", repeated=True, inner=KEY_VALUE),
+}
+RESPONSE_OPERATION: Final[Spec] = {
+    1: Field("range", "message", inner=RANGE),
+    2: Field("put", "message", inner=PUT),
+    3: Field("delete", "message", inner=DELETE),
+}
+TXN: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("succeeded", "bool"),
+    3: Field("responses", "message", repeated=True, inner=RESPONSE_OPERATION),
+}
+RESPONSE_OPERATION[4] = Field("txn", "message", inner=TXN)
+COMPACT: Final[Spec] = {1: _HEADER_FIELD}
+STATUS: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("version", "text"),
+    3: Field("db_size_bytes", "int"),
+    4: Field("leader", "uint"),
+    5: Field("raft_index", "uint"),
+    6: Field("raft_term", "uint"),
+    7: Field("raft_applied_index", "uint"),
+    8: Field("errors", "text", repeated=True),
+    9: Field("db_size_in_use_bytes", "int"),
+    10: Field("is_learner", "bool"),
+}
+MEMBER: Final[Spec] = {
+    1: Field("id", "uint"),
+    2: Field("name", "text"),
+    3: Field("peer_urls", "text", repeated=True),
+    4: Field("client_urls", "text", repeated=True),
+    5: Field("is_learner", "bool"),
+}
+MEMBERS: Final[Spec] = {1: _HEADER_FIELD, 2: Field("members", "message", repeated=True, inner=MEMBER)}
+HASH_KV: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("hash", "uint"),
+    3: Field("compact_revision", "int"),
+    4: Field("hash_revision", "int"),
+}
+
+
+def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < end:
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (_WORD - 1), at
+        shift += 7
+        if shift > 63:
+            break
+    raise WireFault("unfinished or overlong varint")
+
+
+def _convert(field: Field, value: int) -> int | bool:
+    if field.form == "bool":
+        return bool(value)
+    if field.form == "int" and value >= _WORD >> 1:
+        return value - _WORD
+    return value
+
+
+def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict[str, Any]:
+    """Return the fields of the message in `data[at:end]` that `spec` names; those that are absent are left out.
+
+    Raises:
+        WireFault: the bytes are no such message.
+    """
+    end = len(data) if end is None else end
+    fields: dict[str, Any] = {}
+    while at < end:
+        key, at = _read_varint(data, at, end)
+        field = spec.get(key >> 3)
+        wire_type = key & 7
+        if wire_type == VARINT:
+            value: Any
+            value, at = _read_varint(data, at, end)
+            if field is None:
+                continue
+            if field.form not in ("int", "uint", "bool"):
+                raise WireFault(f"field {key >> 3} is a number")
+            value = _convert(field, value)
+        elif wire_type == LENGTH_DELIMITED:
+            length, at = _read_varint(data, at, end)
+            start, at = at, at + length
+            if at > end:
+                raise WireFault("a field ends behind its message")
+            if field is None:
+                continue
+            value = _decode_blob(field, data, start, at)
+        elif wire_type in (FIXED64, FIXED32):
+            at += 8 if wire_type == FIXED64 else 4
+            if at > end:
+                raise WireFault("a field ends behind its message")
+            continue
+        else:
+            raise WireFault(f"wire type {wire_type}")
+        if field.repeated:
+            fields.setdefault(field.name, []).append(value)
+        elif field.inner is not None and field.name in fields:
+            fields[field.name].update(value)
+        else:
+            fields[field.name] = value
+    return fields
+
+
+def _decode_blob(field: Field, data: bytes, start: int, end: int) -> Any:
+    if field.inner is not None:
+        return decode(field.inner, data, start, end)
+    if field.form == "bytes":
+        return data[start:end]
+    if field.form != "text":
+        raise WireFault(f"{field.name} is no blob")
+    try:
+        return data[start:end].decode()
+    except UnicodeDecodeError as error:
+        raise WireFault(f"{field.name} is no text") from error
