@@ -133,9 +133,7 @@ class Session:
 
     def _time_out(self, open_call: OpenCall) -> None:
         unknown = open_call.sent and not open_call.call.repeatable
-        where = (
-            f"no answer from {self.endpoint}" if open_call.sent else f"no door could be reached, last {self.endpoint}"
-        )
+        where = "no answer from" if open_call.sent else "no door could be reached, last"
         open_call.done(
             None, CallTimedOut(f"call timed out: {where} {self.endpoint}", retryable=True, outcome_unknown=unknown)
         )
