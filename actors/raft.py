@@ -7,6 +7,7 @@ way, the cut of the log, and what the gateway is told. Per turn it emits at most
 
 import random
 from enum import Enum
+from typing import Final, TypeVar
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, Send, SendPeer
@@ -17,10 +18,16 @@ from protocol.config import RaftConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
-from protocol.types import NOBODY, Entry, EntryKind, Index, MemberId, Millis
+from protocol.types import NOBODY, Entry, EntryKind, Index, MemberId, Millis, Term
 from raft import membership, reads, replication
 from raft.configuration import founding_configuration
 from raft.core import Outbound, Raft, Recovered
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+FORWARDS_REMEMBERED_MAX: Final = 10_000
+"""Forwarded proposals whose answers are awaited here, and those that were decided here within a term."""
 
 
 class Phase(Enum):
@@ -52,6 +59,11 @@ class RaftActor:
         self._unapplied_bytes = 0
         self._applied_progress_at: Millis | None = None
         self._transfer_sequence: int | None = None
+        self._forward_context = identity.incarnation << 32
+        self._forwarded: dict[int, int] = {}
+        """Forwarded proposals by a context no other incarnation uses: the gateway's sequence of each."""
+        self._decided: dict[tuple[MemberId, int], None] = {}
+        self._decided_term = Term(0)
         self._stopping_until: Millis | None = None
         self._halted = False
 
@@ -176,18 +188,34 @@ class RaftActor:
             return
         sender = source.member
         if isinstance(message, peer.ForwardProposal):
-            code = self._propose(core, message.payload)
-            if code:
-                reply = peer.ForwardProposalReply(term=core.term, sequence=message.sequence, code=code)
-                self._to_peer(sender, reply)
+            self._on_forward(core, sender, message)
         elif isinstance(message, peer.ForwardProposalReply):
-            self.emit(Send("gateway", local.ProposalRefused(sequence=message.sequence, code=message.code)))
+            sequence = self._forwarded.pop(message.sequence, None)
+            if sequence is not None:
+                self.emit(Send("gateway", local.ProposalRefused(sequence=sequence, code=message.code)))
         elif isinstance(message, peer.OfferSnapshot):
             self.snapshots.on_offer(core, sender, message)
         elif isinstance(message, peer.PeerRefused):
             self.emit(Log("error", "refused_by_peer", {"peer": f"{sender:x}", "reason": message.reason}))
         elif isinstance(message, peer.PeerMessage):
             core.step(sender, message, now)
+
+    def _on_forward(self, core: Raft, sender: MemberId, message: peer.ForwardProposal) -> None:
+        """Propose for a follower, or say that it was certainly not proposed.
+
+        A frame may come twice: what was decided once is not decided again, and only in the term it was sent in, so
+        a proposal that was refused as one too many cannot enter the log later.
+        """
+        if core.term != self._decided_term:
+            self._decided_term = core.term
+            self._decided.clear()
+        key = (sender, message.sequence)
+        if key in self._decided:
+            return
+        _remember(self._decided, key, None)
+        code = self._propose(core, message.payload) if message.term == core.term else ErrorCode.NO_LEADER
+        if code:
+            self._to_peer(sender, peer.ForwardProposalReply(term=core.term, sequence=message.sequence, code=code))
 
     def _store_trusted(self, core: Raft, source: Source) -> bool:
         """Believe a member only from the data directory it first answered from."""
@@ -232,6 +260,7 @@ class RaftActor:
         elif isinstance(message, local.ActorStarted):
             if message.actor == "gateway":
                 reads.forget_gateway(core)
+                self._forwarded.clear()
                 self._told = None
         elif isinstance(message, local.ActorStalled):
             if message.stalled and core.leading is not None:
@@ -252,7 +281,9 @@ class RaftActor:
         if core.leading is not None:
             code = self._propose(core, message.payload)
         elif core.leader != NOBODY:
-            forward = peer.ForwardProposal(term=core.term, sequence=message.sequence, payload=message.payload)
+            self._forward_context += 1
+            _remember(self._forwarded, self._forward_context, message.sequence)
+            forward = peer.ForwardProposal(term=core.term, sequence=self._forward_context, payload=message.payload)
             self._to_peer(core.leader, forward, bulk=True)
             return
         else:
@@ -393,6 +424,13 @@ class RaftActor:
         gauges["etcd_server_is_leader"] = 1 if core.leading is not None else 0
         gauges["etcd_server_is_learner"] = 0 if core.configuration.is_voter(core.member) else 1
         gauges["etcd_server_proposals_committed_total"] = core.commit
+
+
+def _remember(table: dict[Key, Value], key: Key, value: Value) -> None:
+    """Add to a table of bounded size; the oldest makes room."""
+    table[key] = value
+    if len(table) > FORWARDS_REMEMBERED_MAX:
+        del table[next(iter(table))]
 
 
 def _newest_acknowledgements(held: list[Outbound]) -> list[Outbound]:

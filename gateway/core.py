@@ -54,6 +54,9 @@ class GatewayCore:
         self._commands = Lane("commands", inflight_max=8)
         self._reads = Lane("reads", inflight_max=2)
         self._local_reads = Lane("local_reads", inflight_max=64)
+        self._refused: dict[int, None] = {}
+        """Batches to be proposed again under their own sequence: should the first copy be alive after all, apply
+        recognises the second as a repeat."""
         self._finishers: dict[int, Callable[[bytes], bytes]] = {}
         self._sequence = 0
         self._logical_bytes = 0
@@ -181,6 +184,8 @@ class GatewayCore:
         self._lanes_due = None
         if self._retry_at is not None:
             return effects
+        if self._refused and self.leader != NOBODY:
+            self._send_again(effects)
         if self._commands.queue and self.leader != NOBODY:
             self._send(self._commands, "raft", local.ProposeBatch, now, effects)
         if self._reads.queue and self.leader != NOBODY:
@@ -226,6 +231,20 @@ class GatewayCore:
         if lane.queue:
             ends = lane.patience_ends(now)
             self._lanes_due = ends if self._lanes_due is None else min(self._lanes_due, ends)
+
+    def _send_again(self, effects: list[Effect]) -> None:
+        """Propose the refused batches once more."""
+        refused, self._refused = self._refused, {}
+        for sequence in refused:
+            batch = self._commands.inflight.get(sequence)
+            if batch is None:
+                continue
+            if not any(self._calls.is_open(call_id) for call_id in batch.ids):
+                self._commands.done(sequence)
+                continue
+            origin = Origin(self.identity.member, self.identity.incarnation, sequence)
+            payload = encode_batch(origin, batch.flat)
+            effects.append(Send("raft", local.ProposeBatch.model_construct(sequence=sequence, payload=payload)))
 
     # --- answers -----------------------------------------------------------------------------------
 
@@ -323,7 +342,7 @@ class GatewayCore:
 
     def _give_up_proposals(self, code: ErrorCode) -> None:
         """Tell everybody whose batch was on its way that its fate is unknown."""
-        for sequence in list(self._commands.inflight):
+        for sequence in [sequence for sequence in self._commands.inflight if sequence not in self._refused]:
             batch = self._commands.done(sequence)
             assert batch is not None, "it was just listed"
             self.metrics.count("etcd_server_proposals_failed_total", len(batch.ids))
@@ -338,7 +357,10 @@ class GatewayCore:
                 for call_id in batch.ids:
                     self._answer(call_id, code, b"")
             return
-        self._requeue(lane, sequence, None)
+        if lane is not self._commands:
+            self._requeue(lane, sequence, None)
+        elif sequence in lane.inflight:
+            self._refused[sequence] = None
         self._retry_at = Millis(now + RETRY_MS)
 
     def _requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
