@@ -1,20 +1,28 @@
 """The raft actor's desk for cutting the log and for snapshots, one transfer each way at a time.
 
 Owns which step a cut, a sending and an installation are at. Knows no chunk: helpers carry those.
-Invariants: the WAL mark is durable before the store is swapped; nothing is handed to the applier meanwhile.
+Invariants: the WAL mark is durable before the store is swapped; nothing is handed to the applier from the restart of
+the log until the swap is done; at most one helper of each kind runs.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from actors.effects import Log, Send, SendPeer, SpawnHelper
+from actors.effects import Send, SendPeer, SpawnHelper
 from protocol import codec, local, peer
+from protocol.errors import Corruption, PeerFault
 from protocol.message import Message
-from protocol.types import NOBODY, Index, LogMark, MemberId, Millis
-from raft import membership, snapshots
+from protocol.types import LogMark, LogPosition, MemberId, Millis
+from raft import snapshots
+from raft.configuration import Configuration
 from raft.core import Raft
 
 if TYPE_CHECKING:
     from actors.raft import RaftActor
+
+RETRY_TIMEOUTS: Final = 2
+"""Election timeouts until a follower is sent another snapshot after one that did not arrive."""
+INSTALL_TIMEOUTS: Final = 10
+"""The same after one that did: the follower needs time to install it."""
 
 
 class Sending(NamedTuple):
@@ -29,14 +37,15 @@ class SnapshotDesk:
     """Where cuts and snapshots stand."""
 
     def __init__(self, actor: "RaftActor") -> None:
-        self.actor = actor
+        self._actor = actor
         self.installing = False
-        self._sending: Sending | None = None
-        self._retry_at: dict[MemberId, Millis] = {}
-        self._receiving: str | None = None
         self._staged: local.SnapshotStaged | None = None
-        self._flush_ticket = 0
+        self._sending: Sending | None = None
+        self._sender_runs = False
+        self._receiver_runs = False
+        self._retry_at: dict[MemberId, Millis] = {}
         self._flushing = False
+        self._flush_ticket = 0
         self._cut_ticket = 0
         self._install_ticket = 0
         self._names = 0
@@ -48,33 +57,40 @@ class SnapshotDesk:
 
     def wake(self, now: Millis) -> None:
         """Forget waits that are over."""
-        self._retry_at = {member: at for member, at in self._retry_at.items() if at > now}
+        if self._retry_at:
+            self._retry_at = {member: at for member, at in self._retry_at.items() if at > now}
 
     def end_turn(self, core: Raft, now: Millis) -> None:
         """Begin what is wanted: a snapshot for a follower, or a cut."""
-        if self._sending is None:
+        if self.installing:
+            return
+        if self._sending is None and not self._sender_runs and core.leading is not None:
             for member in snapshots.followers_in_need(core):
                 if member not in self._retry_at:
                     self._begin_sending(core, member)
                     break
-        sending_holds = self._sending is not None and core.log.bytes_held <= core.config.log_bytes_max
-        if not self._flushing and not self.installing and not sending_holds and snapshots.cut_wanted(core):
+        if not self._flushing and snapshots.cut_wanted(core, sending=self._sending is not None):
             self._flushing = True
             self._flush_ticket += 1
-            self.actor.emit(Send("applier", local.FlushStore(ticket=self._flush_ticket)))
+            self._actor.emit(Send("applier", local.FlushStore(ticket=self._flush_ticket)))
+
+    def check(self) -> None:
+        """Assert the invariants."""
+        assert self.installing == (self._staged is not None), "what is installed was staged"
+        assert self._sending is None or not self._sending.spawned or self._sender_runs, "a sender without a helper"
 
     def on_local(self, core: Raft, message: Message, now: Millis) -> None:
         """Go one step further."""
         if isinstance(message, local.StoreFlushed):
             self._on_flushed(core, message)
         elif isinstance(message, local.LogCut):
-            self._on_log_cut(message)
+            self._on_log_cut(core, message)
         elif isinstance(message, local.SnapshotBuilt):
             self._on_built(core, message, now)
         elif isinstance(message, local.SnapshotSendEnded):
-            self._end_sending(now, delivered=message.delivered)
+            self._end_sending(core, now, delivered=message.delivered)
         elif isinstance(message, local.HelperEnded):
-            self._on_helper_ended(message, now)
+            self._on_helper_ended(core, message, now)
         elif isinstance(message, local.SnapshotStaged):
             self._on_staged(core, message)
         elif isinstance(message, local.SnapshotInstalled):
@@ -89,97 +105,108 @@ class SnapshotDesk:
         mark = snapshots.cut(core, message.durable)
         if mark is not None:
             self._emit_cut(mark)
-            self.actor.emit(Log("info", "log_cut", {"index": mark.index, "durable": message.durable}))
+            self._actor.log("log_cut", {"index": mark.index, "durable": message.durable})
 
     def _emit_cut(self, mark: LogMark) -> None:
         self._cut_ticket += 1
-        self.actor.emit(Send("wal", local.CutLog(ticket=self._cut_ticket, mark=mark, keep_after=mark.index)))
+        self._actor.emit(Send("wal", local.CutLog(ticket=self._cut_ticket, mark=mark, keep_after=mark.index)))
 
-    def _on_log_cut(self, message: local.LogCut) -> None:
+    def _on_log_cut(self, core: Raft, message: local.LogCut) -> None:
         staged = self._staged
         if staged is not None and message.ticket == self._install_ticket:
+            snapshots.mark_durable(core)
             install = local.InstallSnapshot(stage=staged.stage, index=staged.index, term=staged.term)
-            self.actor.emit(Send("applier", install))
+            self._actor.emit(Send("applier", install))
 
     # --- sending -----------------------------------------------------------------------------------
 
     def _begin_sending(self, core: Raft, to: MemberId) -> None:
         self._names += 1
-        name = f"{core.term}-{core.applied}-{self.actor.identity.incarnation}-{self._names}"
+        name = f"{core.term}-{core.applied}-{self._actor.identity.incarnation}-{self._names}"
         self._sending = Sending(to, name, spawned=False)
-        self.actor.emit(Log("info", "snapshot_wanted", {"peer": f"{to:x}", "name": name}))
-        self.actor.emit(Send("applier", local.BuildSnapshot(name=name)))
+        self._actor.log("snapshot_wanted", {"peer": f"{to:x}", "name": name})
+        self._actor.emit(Send("applier", local.BuildSnapshot(name=name)))
 
     def _on_built(self, core: Raft, message: local.SnapshotBuilt, now: Millis) -> None:
         sending = self._sending
         if sending is None or sending.name != message.name:
-            self.actor.emit(Send("applier", local.DropSnapshot(name=message.name)))
+            self._actor.emit(Send("applier", local.DropSnapshot(name=message.name)))
             return
-        if message.index == 0 or core.leading is None or message.index < core.log.mark.index:
-            self._end_sending(now, delivered=False)
+        configuration = snapshots.configuration_for(core, message.index, message.term) if message.index else None
+        if configuration is None or core.leading is None:
+            self._end_sending(core, now, delivered=False)
             return
         self._sending = sending._replace(spawned=True)
+        self._sender_runs = True
         arguments: dict[str, object] = {
             "to": sending.to,
             "name": sending.name,
             "index": message.index,
             "term": message.term,
-            "configuration": membership.configuration_at(core, message.index).encode(),
+            "configuration": configuration,
         }
-        self.actor.emit(SpawnHelper("snapshot_sender", arguments))
+        self._actor.emit(SpawnHelper("snapshot_sender", arguments))
 
-    def _end_sending(self, now: Millis, *, delivered: bool) -> None:
+    def _end_sending(self, core: Raft, now: Millis, *, delivered: bool) -> None:
         sending, self._sending = self._sending, None
         if sending is None:
             return
-        # Delivered or not, give the follower time to install it and say so before another is made.
-        self._retry_at[sending.to] = Millis(now + 2 * self.actor.config.election_timeout_ms)
-        self.actor.emit(Log("info", "snapshot_sent", {"peer": f"{sending.to:x}", "delivered": delivered}))
-        self.actor.emit(Send("applier", local.DropSnapshot(name=sending.name)))
+        timeouts = INSTALL_TIMEOUTS if delivered else RETRY_TIMEOUTS
+        self._retry_at[sending.to] = Millis(now + timeouts * core.config.election_timeout_ms)
+        self._actor.log("snapshot_sent", {"peer": f"{sending.to:x}", "delivered": delivered})
+        self._actor.emit(Send("applier", local.DropSnapshot(name=sending.name)))
 
-    def _on_helper_ended(self, message: local.HelperEnded, now: Millis) -> None:
-        if message.helper == "snapshot_sender" and self._sending is not None and self._sending.spawned:
-            self._end_sending(now, delivered=False)
+    def _on_helper_ended(self, core: Raft, message: local.HelperEnded, now: Millis) -> None:
+        if message.helper == "snapshot_sender":
+            self._sender_runs = False
+            if self._sending is not None and self._sending.spawned:
+                self._end_sending(core, now, delivered=False)
         elif message.helper == "snapshot_receiver":
-            self._receiving = None
+            self._receiver_runs = False
 
     # --- receiving ---------------------------------------------------------------------------------
 
     def on_offer(self, core: Raft, sender: MemberId, offer: peer.OfferSnapshot) -> None:
-        """Take an offered snapshot if it is ahead of us and none is being received."""
-        if offer.index <= core.commit:
-            if sender == core.leader:
-                lags = peer.FollowerLags(term=core.term, matched=core.commit)
-                self.actor.emit(SendPeer(sender, codec.encode(lags)))
+        """Take an offered snapshot if it is ahead of us and none is being received.
+
+        Raises:
+            PeerFault: it names no configuration that could be followed.
+        """
+        try:
+            Configuration.decode(offer.configuration)
+        except Corruption as error:
+            raise PeerFault(f"snapshot {offer.name}: {error}") from error
+        if offer.index <= core.commit or core.log.holds(LogPosition(offer.term, offer.index)):
+            # We need no snapshot: say where we stand, and let the sender go.
+            snapshots.tell_position(core)
             refusal = peer.SnapshotProgress(transfer=offer.transfer, next_sequence=0, state="refused")
-            self.actor.emit(SendPeer(sender, codec.encode(refusal), False, "snapshot_sender"))
+            self._actor.emit(SendPeer(sender, codec.encode(refusal), actor="snapshot_sender"))
             return
-        if self._receiving is not None or self.installing:
+        if self._receiver_runs or self.installing:
             return
-        self._receiving = offer.name
-        arguments: dict[str, object] = {**offer.__dict__, "sender": sender}
-        self.actor.emit(SpawnHelper("snapshot_receiver", arguments))
+        self._receiver_runs = True
+        self._actor.log("snapshot_offered", {"peer": f"{sender:x}", "index": offer.index, "name": offer.name})
+        self._actor.emit(SpawnHelper("snapshot_receiver", {**offer.__dict__, "sender": sender}))
 
     def _on_staged(self, core: Raft, message: local.SnapshotStaged) -> None:
-        self._receiving = None
         if self.installing:
             return
-        mark = snapshots.install(core, message.stage, message.index, message.term, message.configuration)
+        position = LogPosition(message.term, message.index)
+        mark = snapshots.install(core, message.stage, position, message.configuration)
         if mark is None:
+            snapshots.tell_position(core)
             return
         self.installing = True
         self._staged = message
-        self.actor.forget_unapplied()
+        self._actor.health.restarted()
         self._emit_cut(mark)
         self._install_ticket = self._cut_ticket
-        self.actor.emit(Log("info", "snapshot_install_started", {"index": message.index, "term": message.term}))
+        self._actor.log("snapshot_install_started", {"index": message.index, "term": message.term})
 
     def _on_installed(self, core: Raft, message: local.SnapshotInstalled) -> None:
-        staged = self._staged
-        assert staged is not None, "what was installed had been staged"
+        if self._staged is None or message.index != self._staged.index:
+            return
         self.installing = False
         self._staged = None
-        self.actor.emit(Log("info", "snapshot_installed", {"index": message.index}))
-        if core.leader not in (NOBODY, core.member):
-            lags = peer.FollowerLags(term=core.term, matched=Index(message.index))
-            self.actor.emit(SendPeer(core.leader, codec.encode(lags)))
+        self._actor.log("snapshot_installed", {"index": message.index})
+        snapshots.tell_position(core)

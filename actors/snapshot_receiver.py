@@ -66,6 +66,8 @@ class SnapshotReceiver:
         """Take chunks in."""
         if isinstance(message, local.StopActor):
             return [Halt("stopped")]
+        if isinstance(message, peer.OfferSnapshot) and message.transfer == self._transfer:
+            return [self._progress("staged" if self._staged else "receiving")]
         if not isinstance(message, peer.SnapshotChunk) or message.transfer != self._transfer:
             return []
         if self._staged:
