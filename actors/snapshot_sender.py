@@ -23,6 +23,8 @@ from storage.staging import snapshot_path
 CHUNK_BYTES: Final = 256 * 1024
 WINDOW_CHUNKS: Final = 16
 RESEND_MS: Final = 500
+REOFFER_MS: Final = 1_500
+"""Silence after which the receiver is thought gone, and the follower is asked again."""
 PATIENCE_MS: Final = 15_000
 
 
@@ -49,6 +51,7 @@ class SnapshotSender:
         self._sent = 0
         self._accepted = False
         self._progress_at = Millis(0)
+        self._heard_at = Millis(0)
         self._ended = False
 
     def start(self, now: Millis) -> list[Effect]:
@@ -68,11 +71,17 @@ class SnapshotSender:
             return self._end(delivered=True, reason="staged")
         if message.state == "refused":
             return self._end(delivered=False, reason="refused")
-        if not self._accepted or message.next_sequence > self._acknowledged:
+        self._heard_at = now
+        received = min(message.next_sequence, self._chunks)
+        if not self._accepted:
+            # The first word of this receiver, which may be a new one that has nothing yet.
+            self._accepted = True
             self._progress_at = now
-        self._accepted = True
-        self._acknowledged = max(self._acknowledged, min(message.next_sequence, self._chunks))
-        self._sent = max(self._sent, self._acknowledged)
+            self._acknowledged = self._sent = received
+        elif received > self._acknowledged:
+            self._progress_at = now
+            self._acknowledged = received
+            self._sent = max(self._sent, received)
         self.deadline = Millis(now + RESEND_MS)
         return self._guarded_stream()
 
@@ -91,6 +100,8 @@ class SnapshotSender:
         if now - self._progress_at >= PATIENCE_MS:
             return self._end(delivered=False, reason="no progress")
         self.deadline = Millis(now + RESEND_MS)
+        if now - self._heard_at >= REOFFER_MS:
+            self._accepted = False
         if not self._accepted:
             return [self._offer()]
         self._sent = self._acknowledged

@@ -258,8 +258,10 @@ class GatewayCore:
 
     def _on_commands_applied(self, message: local.CommandsApplied) -> None:
         self._publish(message.applied, message.revision)
+        if message.incarnation != self.identity.incarnation:
+            return  # a restarted applier replays what an earlier gateway proposed under the same sequence
         batch = self._commands.done(message.sequence)
-        if batch is None or message.incarnation != self.identity.incarnation:
+        if batch is None:
             return
         close = self._calls.close
         append = self.answers.append
@@ -274,7 +276,7 @@ class GatewayCore:
 
     def _on_command_answered(self, message: local.CommandAnswered) -> None:
         waiting = self._commands.answered_later.get(message.sequence)
-        if waiting is None:
+        if waiting is None or message.incarnation != self.identity.incarnation:
             return
         call_id = waiting.pop(message.position, None)
         if not waiting:
