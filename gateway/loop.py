@@ -51,9 +51,13 @@ OnAnswer = Callable[[int, bytes], None]
 class Core(Protocol):
     """What the loop needs of a `GatewayCore`."""
 
-    deadline: Millis | None
     metrics: ActorMetrics
     answers: list[tuple[int, int, bytes]]
+
+    @property
+    def deadline(self) -> Millis | None:
+        """When `wake` is wanted."""
+        ...
 
     def start(self, now: Millis) -> list[Effect]:
         """See `actors.actor`."""

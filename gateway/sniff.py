@@ -22,6 +22,11 @@ from protocol.config import LimitsConfig
 
 SNIFF_BYTES: Final = len(b"PRI * HTTP/2.0\r\n")
 """What tells HTTP/2 from everything else; the rest of the preface is checked by the HTTP/2 core."""
+HTTP1_METHODS: Final = tuple(
+    method + b" "
+    for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
+)
+"""What HTTP/1.1 begins with; anything else is a stranger, and is not worth loading the HTTP libraries for."""
 SWEEP_S: Final = 5.0
 """How often connections are looked at for stalls."""
 SILENT_SWEEPS_MAX: Final = 12
@@ -75,6 +80,8 @@ class ClientDoor:
         self.http2_limits = http2_limits or Http2Limits(concurrent_streams_max=limits.concurrent_streams_max)
         self.connections: dict[object, None] = {}
         self.connections_refused = 0
+        self.strangers = 0
+        """Connections that began with neither protocol."""
         self._address = address
         self._connections_max = limits.connections_max
         self._server: asyncio.Server | None = None
@@ -164,15 +171,17 @@ class Sniffer(asyncio.Protocol):
         if transport is None or transport.is_closing():
             return
         if PREFACE.startswith(data[:SNIFF_BYTES]):
-            if len(data) < SNIFF_BYTES:
-                return
-            door.connections.pop(self, None)
-            protocol = Http2Protocol(door, transport)
-            transport.set_protocol(protocol)
-            protocol.data_received(data)
-        else:
+            if len(data) >= SNIFF_BYTES:
+                door.connections.pop(self, None)
+                protocol = Http2Protocol(door, transport)
+                transport.set_protocol(protocol)
+                protocol.data_received(data)
+        elif data.startswith(HTTP1_METHODS):
             door.connections.pop(self, None)
             door.http1.adopt(transport, data)
+        elif not any(method.startswith(data) for method in HTTP1_METHODS):
+            door.strangers += 1
+            transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
@@ -225,7 +234,7 @@ class Http2Protocol(asyncio.Protocol):
         """Write what the core has to say, unless the client does not read."""
         self._dirty = False
         core = self._core
-        if self._paused and not core.closed:
+        if self._transport.is_closing() or (self._paused and not core.closed):
             return
         output = core.take_output()
         if output:

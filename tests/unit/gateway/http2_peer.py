@@ -115,6 +115,10 @@ class Peer:
         """Return a whole request: HEADERS and one DATA frame."""
         return self.headers(stream_id) + frame(wire.DATA, wire.END_STREAM, stream_id, body)
 
+    def fields(self, block: bytes) -> list[tuple[bytes, bytes]]:
+        """Return the fields of a block the server sent; blocks must be read in order."""
+        return [(bytes(field[0]), bytes(field[1])) for field in self.decoder.decode(block, raw=True)]
+
     @property
     def events(self) -> list[tuple[object, ...]]:
         """What the handler was told."""

@@ -1,0 +1,181 @@
+"""Plain HTTP over HTTP/2: requests that are not gRPC, served by the same ASGI application as HTTP/1.1.
+
+Owns one task per request while it is served. Knows no path. Invariants: a body larger than `BODY_BYTES_MAX` is refused;
+a request whose stream is gone has its task cancelled.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final
+
+import structlog
+
+from gateway.http2_answers import Http2Answers
+from gateway.http2_frames import H2Error
+from gateway.http2_hpack import RequestHead, encode_fields
+
+BODY_BYTES_MAX: Final = 1024 * 1024
+_NOT_IN_HTTP2: Final = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
+_TOO_LARGE: Final = encode_fields([(b":status", b"413"), (b"content-length", b"0")])
+_FAILED: Final = encode_fields([(b":status", b"500"), (b"content-length", b"0")])
+
+Event = MutableMapping[str, Any]
+AsgiApp = Callable[[Any, Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]], Awaitable[None]]
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    __slots__ = ("body", "ended", "head", "headers_sent", "more", "stream_id", "task", "told")
+
+    def __init__(self, stream_id: int, head: RequestHead) -> None:
+        self.stream_id = stream_id
+        self.head = head
+        self.body = bytearray()
+        self.ended = False
+        self.told = False
+        """Whether the application has been given the end of the body."""
+        self.headers_sent = False
+        self.more = asyncio.Event()
+        self.task: asyncio.Task[None] | None = None
+
+
+class AsgiBridge:
+    """Serves the plain requests of one HTTP/2 connection."""
+
+    __slots__ = ("_answers", "_exchanges", "_load", "_loop", "_tell")
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        load: Callable[[], Awaitable[AsgiApp]],
+        answers: Callable[[], Http2Answers],
+        tell: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._load = load
+        self._answers = answers
+        self._tell = tell
+        self._exchanges: dict[int, _Exchange] = {}
+
+    # --- from the connection ----------------------------------------------------------------------
+
+    def on_headers(self, stream_id: int, head: RequestHead) -> None:
+        """A request has begun."""
+        exchange = self._exchanges[stream_id] = _Exchange(stream_id, head)
+        exchange.task = self._loop.create_task(self._serve(exchange))
+
+    def on_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
+        """A part of its body."""
+        exchange = self._exchanges.get(stream_id)
+        if exchange is None:
+            return
+        exchange.body += data
+        exchange.ended = ended
+        exchange.more.set()
+        if len(exchange.body) > BODY_BYTES_MAX:
+            self._drop(stream_id)
+            if exchange.headers_sent:
+                self._answers().reset(stream_id, H2Error.CANCEL)
+            else:
+                self._answers().send_headers(stream_id, _TOO_LARGE, end_stream=True)
+
+    def on_reset(self, stream_id: int) -> None:
+        """The stream is gone."""
+        self._drop(stream_id)
+
+    def on_closed(self) -> None:
+        """The connection is gone."""
+        for stream_id in list(self._exchanges):
+            self._drop(stream_id)
+
+    def _drop(self, stream_id: int) -> None:
+        exchange = self._exchanges.pop(stream_id, None)
+        if exchange is not None and exchange.task is not None:
+            exchange.task.cancel()
+
+    # --- to the application -----------------------------------------------------------------------
+
+    async def _serve(self, exchange: _Exchange) -> None:
+        stream_id = exchange.stream_id
+
+        async def receive() -> Event:
+            return await self._receive(exchange)
+
+        async def send(event: Event) -> None:
+            self._send(exchange, event)
+
+        try:
+            app = await self._load()
+            await app(_scope(exchange.head), receive, send)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 - one page's mistake must not end the gateway
+            structlog.get_logger().error("http_page_failed", path=str(exchange.head.path), exc_info=error)
+            if stream_id in self._exchanges:
+                if exchange.headers_sent:
+                    self._answers().reset(stream_id, H2Error.INTERNAL_ERROR)
+                else:
+                    self._answers().send_headers(stream_id, _FAILED, end_stream=True)
+                self._tell()
+        finally:
+            self._exchanges.pop(stream_id, None)
+
+    async def _receive(self, exchange: _Exchange) -> Event:
+        while not exchange.body and not exchange.ended:
+            exchange.more.clear()
+            await exchange.more.wait()
+        if exchange.told:
+            return {"type": "http.disconnect"}
+        body = bytes(exchange.body)
+        exchange.body.clear()
+        exchange.told = exchange.ended
+        return {"type": "http.request", "body": body, "more_body": not exchange.ended}
+
+    def _send(self, exchange: _Exchange, event: Event) -> None:
+        stream_id = exchange.stream_id
+        if stream_id not in self._exchanges:
+            return
+        answers = self._answers()
+        bodiless = exchange.head.method == b"HEAD"
+        if event["type"] == "http.response.start":
+            fields = [(b":status", str(event["status"]).encode())]
+            fields += [(name.lower(), value) for name, value in event["headers"] if name.lower() not in _NOT_IN_HTTP2]
+            answers.send_headers(stream_id, encode_fields(fields))
+            exchange.headers_sent = True
+        elif event["type"] == "http.response.body":
+            body = event.get("body", b"")
+            if body and not bodiless:
+                answers.send_data(stream_id, bytes(body))
+            if not event.get("more_body", False):
+                answers.end_stream(stream_id)
+        self._tell()
+
+
+def _scope(head: RequestHead) -> dict[str, Any]:
+    """Return the ASGI scope of a request."""
+    path, _, query = head.path.partition(b"?")
+    fields = list(head.fields)
+    if head.authority and head.field(b"host") is None:
+        fields.insert(0, (b"host", head.authority))
+    return {
+        "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.3"},
+        "http_version": "2",
+        "method": head.method.decode("latin-1"),
+        "scheme": head.scheme.decode("latin-1"),
+        "path": _unquoted(path),
+        "raw_path": path,
+        "query_string": query,
+        "root_path": "",
+        "headers": fields,
+        "client": None,
+        "server": None,
+    }
+
+
+def _unquoted(path: bytes) -> str:
+    """Return the path with %XX resolved."""
+    from urllib.parse import unquote_to_bytes
+
+    return unquote_to_bytes(path).decode("utf-8", "replace")

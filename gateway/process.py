@@ -1,0 +1,63 @@
+"""The gateway's process: the core, its links, both doors, and the loop around them.
+
+Owns the wiring. Its entry point is handed to the supervisor, which knows nothing of the gateway.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+import uvloop
+import zmq
+
+from actors.links import LocalLinks
+from actors.process import ProcessContext
+from actors.shell import tune_garbage_collection
+from gateway.asgi_bridge import AsgiApp
+from gateway.core import GatewayCore
+from gateway.grpc_door import GrpcShared
+from gateway.grpc_methods import all_methods
+from gateway.http1_door import HttpStack
+from gateway.loop import GatewayLoop
+from gateway.methods import METHODS
+from gateway.metrics_page import MetricsPage, Sample
+from gateway.node_view import NodeView, door_samples
+from gateway.sniff import ClientDoor
+from gateway.zmq_door import ZmqDoor
+from storage.reads import ETCD_VERSION
+
+
+def run_gateway(context: ProcessContext) -> int:
+    """Run a gateway until it halts; return 0 if it was asked to."""
+    loop = uvloop.new_event_loop()
+    asyncio.set_event_loop(loop)
+    zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    links = LocalLinks(zmq_context, "gateway", context.identity.incarnation)
+    for sibling, incarnation in context.siblings.items():
+        links.connect(sibling, incarnation)
+    core = GatewayCore(context.identity, context.config)
+    gateway = GatewayLoop(core, loop, links, context.lifeline, lambda report: page.report(report))
+    shared = GrpcShared(gateway, all_methods(METHODS), context.config.limits)
+
+    def samples() -> Iterator[Sample]:
+        yield from view.samples()
+        yield from door_samples(shared)
+
+    page = MetricsPage(core.metrics, samples)
+    storage_version = ETCD_VERSION.rpartition(".")[0] + ".0"
+    view = NodeView(gateway, core, context.identity, page, (ETCD_VERSION, storage_version))
+
+    def make_app() -> AsgiApp:
+        from gateway.http_app import build_app
+
+        return build_app(view)
+
+    http1 = HttpStack(loop, make_app)
+    gateway.doors.append(ClientDoor(gateway, context.node.client, shared, http1, context.config.limits))
+    gateway.doors.append(
+        ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics)
+    )
+    tune_garbage_collection()
+    halt = gateway.run()
+    zmq_context.term()
+    loop.close()
+    return 1 if halt.failed else 0
