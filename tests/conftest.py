@@ -1,0 +1,57 @@
+"""Fixtures every suite may use."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import Cluster, running
+
+MakeCluster = Callable[..., Cluster]
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+    """Put the log of the clusters a failed test used next to its failure."""
+    outcome: Any = yield
+    report = outcome.get_result()
+    if report.when == "call" and report.failed:
+        for cluster in getattr(item, "funcargs", {}).get("make_cluster", _Maker(Path())).made:
+            report.sections.append((f"log of {cluster.directory}", cluster.log[-20_000:]))
+
+
+class _Maker:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.made: list[Cluster] = []
+
+    def __call__(self, nodes: int = 3, **sections: dict[str, object]) -> Cluster:
+        """Make a cluster's file; nothing runs yet."""
+        cluster = Cluster(self._directory / f"{self._directory.name}-{len(self.made)}", nodes, **sections)
+        self.made.append(cluster)
+        return cluster
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[MakeCluster]:
+    """Makes clusters of this test; none of their processes outlives it."""
+    maker = _Maker(tmp_path)
+    yield maker
+    for cluster in maker.made:
+        cluster.close()
+
+
+@pytest.fixture
+def cluster(make_cluster: MakeCluster) -> Cluster:
+    """Three nodes under one launcher, with a leader."""
+    made = make_cluster()
+    made.start()
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes for all tests of a module that only use them."""
+    with running(Cluster(tmp_path_factory.mktemp("shared"))) as made:
+        made.start()
+        yield made
