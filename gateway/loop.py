@@ -385,6 +385,9 @@ class GatewayLoop:
             if self._on_metrics is not None:
                 self._on_metrics(message)
             return
+        if isinstance(message, local.LeadershipChanged) and self._lifeline is not None:
+            # The launcher tells the people in front of it who leads.
+            self._lifeline.send(message)
         self._story.append(f"{now} {source.actor} {message.kind}")
         self._perform(self.core.handle(message, source, now))
 
