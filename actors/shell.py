@@ -100,20 +100,24 @@ class Shell:
     # --- one turn ----------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        self._poller.poll(self._timeout_ms())
+        # Level-triggered, and asked once a turn: what is not ready costs nothing.
+        ready = {item for item, _ in self._poller.poll(self._timeout_ms())}
         now = now_ms()
         actor = self._actor
-        for sender, bodies in self._links.receive():
-            source = Source(sender)
-            for body in bodies:
-                self._hand(codec.decode(body), source, now)
-        if self._door is not None:
+        if self._links.inbox in ready:
+            for sender, bodies in self._links.receive():
+                source = Source(sender)
+                for body in bodies:
+                    self._hand(codec.decode(body), source, now)
+        if self._door is not None and self._door.inbox in ready:
             self._receive_peers(self._door, now)
-        self._receive_background(now)
+        if self._wake_read in ready:
+            self._receive_background(now)
         if now >= self._beat_due:
             self._beat(now)
-        for message in self._lifeline.receive():
-            self._on_supervisor(message, now)
+        if self._lifeline.fileno() in ready:
+            for message in self._lifeline.receive():
+                self._on_supervisor(message, now)
         if actor.deadline is not None and now >= actor.deadline:
             self._perform(actor.wake(now))
         if self._halt is None:
@@ -157,8 +161,6 @@ class Shell:
                     self._peers.stage(member, body, bulk=False, actor="raft")
 
     def _receive_background(self, now: Millis) -> None:
-        if self._background.empty():
-            return
         while True:
             try:
                 os.read(self._wake_read, 4096)

@@ -1,0 +1,47 @@
+"""Everything there is to check, in parts with times: `python -m tools.check`, and `--full` at length.
+
+Quick is what `.ci/run` runs. Full adds thousands of simulator seeds and the benchmark's shortest round.
+"""
+
+import subprocess
+import sys
+import time
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("actd", "actors", "gateway", "protocol", "raft", "sim", "storage", "tools")
+QUICK = (
+    ("lint", ["ruff", "check", "."]),
+    ("format", ["ruff", "format", "--check", "."]),
+    ("types", ["mypy", *PACKAGES]),
+    ("tests", ["pytest", "-n", "auto", "-q"]),
+)
+FULL = (
+    ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
+    ("benchmark, one round", ["tools.bench", "--rounds", "1"]),
+)
+
+app = typer.Typer(add_completion=False, help=__doc__)
+
+
+@app.command()
+def check(full: Annotated[bool, typer.Option("--full", help="everything, at length")] = False) -> None:
+    """Run every part; exit 1 if one fails."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("part", "result", "seconds"):
+        table.add_column(column)
+    failed = False
+    for name, words in (*QUICK, *(FULL if full else ())):
+        began = time.monotonic()
+        status = subprocess.run([sys.executable, "-m", *words], check=False).returncode
+        failed = failed or status != 0
+        table.add_row(name, "passed" if status == 0 else f"FAILED ({status})", f"{time.monotonic() - began:.0f}")
+    Console().print(table)
+    raise typer.Exit(1 if failed else 0)
+
+
+if __name__ == "__main__":
+    app()
