@@ -1,7 +1,8 @@
 """Plain HTTP over HTTP/2: requests that are not gRPC, served by the same ASGI application as HTTP/1.1.
 
-Owns one task per request while it is served. Knows no path. Invariants: a body larger than `BODY_BYTES_MAX` is refused;
-a request whose stream is gone has its task cancelled.
+Owns one task per request while it is served. Knows no path. Invariants: a request is served when it is complete, so
+that what is wrong with its end is not answered with a page; a body larger than `BODY_BYTES_MAX` is refused; a request
+whose stream is gone has its task cancelled.
 """
 
 import asyncio
@@ -26,17 +27,15 @@ AsgiApp = Callable[[Any, Callable[[], Awaitable[Event]], Callable[[Event], Await
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("body", "ended", "head", "headers_sent", "more", "stream_id", "task", "told")
+    __slots__ = ("body", "head", "headers_sent", "stream_id", "task", "told")
 
     def __init__(self, stream_id: int, head: RequestHead) -> None:
         self.stream_id = stream_id
         self.head = head
         self.body = bytearray()
-        self.ended = False
         self.told = False
-        """Whether the application has been given the end of the body."""
+        """Whether the application has been given the body."""
         self.headers_sent = False
-        self.more = asyncio.Event()
         self.task: asyncio.Task[None] | None = None
 
 
@@ -62,8 +61,7 @@ class AsgiBridge:
 
     def on_headers(self, stream_id: int, head: RequestHead) -> None:
         """A request has begun."""
-        exchange = self._exchanges[stream_id] = _Exchange(stream_id, head)
-        exchange.task = self._loop.create_task(self._serve(exchange))
+        self._exchanges[stream_id] = _Exchange(stream_id, head)
 
     def on_data(self, stream_id: int, data: bytes, *, ended: bool) -> None:
         """A part of its body."""
@@ -71,14 +69,11 @@ class AsgiBridge:
         if exchange is None:
             return
         exchange.body += data
-        exchange.ended = ended
-        exchange.more.set()
         if len(exchange.body) > BODY_BYTES_MAX:
             self._drop(stream_id)
-            if exchange.headers_sent:
-                self._answers().reset(stream_id, H2Error.CANCEL)
-            else:
-                self._answers().send_headers(stream_id, _TOO_LARGE, end_stream=True)
+            self._answers().send_headers(stream_id, _TOO_LARGE, end_stream=True)
+        elif ended:
+            exchange.task = self._loop.create_task(self._serve(exchange))
 
     def on_reset(self, stream_id: int) -> None:
         """The stream is gone."""
@@ -100,7 +95,11 @@ class AsgiBridge:
         stream_id = exchange.stream_id
 
         async def receive() -> Event:
-            return await self._receive(exchange)
+            if exchange.told:
+                # Nothing more will come but the end, and then the task is cancelled.
+                await self._loop.create_future()
+            exchange.told = True
+            return {"type": "http.request", "body": bytes(exchange.body), "more_body": False}
 
         async def send(event: Event) -> None:
             self._send(exchange, event)
@@ -120,17 +119,6 @@ class AsgiBridge:
                 self._tell()
         finally:
             self._exchanges.pop(stream_id, None)
-
-    async def _receive(self, exchange: _Exchange) -> Event:
-        while not exchange.body and not exchange.ended:
-            exchange.more.clear()
-            await exchange.more.wait()
-        if exchange.told:
-            return {"type": "http.disconnect"}
-        body = bytes(exchange.body)
-        exchange.body.clear()
-        exchange.told = exchange.ended
-        return {"type": "http.request", "body": body, "more_body": not exchange.ended}
 
     def _send(self, exchange: _Exchange, event: Event) -> None:
         stream_id = exchange.stream_id
