@@ -4,8 +4,10 @@ Owns the receiving rules: preface, settings, stream states, windows we grant, fl
 half. Knows no socket, loop, clock or gRPC.
 
 Theory of operation. `receive` walks the frames of what arrived. A request that is HEADERS and one final DATA frame,
-which is nearly every unary gRPC call, takes the short way: no stream object is made, `streams[id]` is None until the
-answer leaves. Everything else takes the long way, one method per kind of frame. Faults are exceptions inside and
+which is nearly every unary gRPC call, takes the short way: its head is deferred until the DATA frame comes, no stream
+object is made, and `streams[id]` is None until the answer leaves. Clients send the HEADERS of many requests and then
+their DATA, so the two need not be neighbours; a head whose body is not there when the bytes end is told by itself.
+Everything else takes the long way, one method per kind of frame. Faults are exceptions inside and
 GOAWAY or RST_STREAM outside: `receive` never raises because of what a client sent.
 
 Invariants:
@@ -53,6 +55,7 @@ class Http2Connection(Http2Answers):
     __slots__ = (
         "_control",
         "_decoder",
+        "_deferred",
         "_expected",
         "_gaps",
         "_header_block",
@@ -72,6 +75,7 @@ class Http2Connection(Http2Answers):
 
     def __init__(self, handler: Http2Handler, now: int, limits: Http2Limits = DEFAULT_LIMITS) -> None:
         super().__init__(handler, limits)
+        assert limits.stream_window_bytes >= FRAME_BYTES_DEFAULT, "one frame always fits a fresh stream"
         self._now = now
         self._started = now
         self._decoder = HeaderDecoder(limits.header_list_bytes_max)
@@ -85,6 +89,8 @@ class Http2Connection(Http2Answers):
         """Whether requests may take the short way: settings were seen and no header block is open."""
         self._opened = 0
         self._gaps: list[tuple[int, int]] = []
+        self._deferred: dict[int, RequestHead] = {}
+        """Requests whose body may come in one frame; empty whenever `receive` returns."""
         self._receive_window = limits.connection_window_bytes
         self._expected = 0
         self._header_block = bytearray()
@@ -118,8 +124,12 @@ class Http2Connection(Http2Answers):
         try:
             position = self._receive_frames(data) if self._preface_seen else self._receive_preface(data)
         except ConnectionFault as fault:
+            self._deferred.clear()  # nobody was told of them
             self._end(fault.code, fault.text)
             return
+        if self._deferred:
+            for stream_id in list(self._deferred):
+                self._tell_deferred(stream_id)
         if position < len(data) and not self.closed:
             rest += memoryview(data)[position:]
 
@@ -148,60 +158,59 @@ class Http2Connection(Http2Answers):
                 self._needed = FRAME_HEAD_BYTES + length
                 return position
             kind = word & 0xFF
+            stream_id &= STREAM_ID_MASK
+            payload = data[start:end]
+            position = end
             if kind == HEADERS and flags | END_STREAM == END_HEADERS | END_STREAM and self._shortcut:
-                position = self._receive_request(data, start, end, flags, stream_id & STREAM_ID_MASK)
+                self._receive_request(stream_id, payload, ended=flags == END_HEADERS | END_STREAM)
+            elif kind == DATA and flags == END_STREAM and stream_id in self._deferred and not self._expected:
+                self._receive_body(stream_id, payload)
             else:
-                self._receive_frame(kind, flags, stream_id & STREAM_ID_MASK, data[start:end])
-                position = end
+                self._receive_frame(kind, flags, stream_id, payload)
             if self.closed:
                 return size
         self._needed = FRAME_HEAD_BYTES
         return position
 
-    def _receive_request(self, data: bytes, start: int, end: int, flags: int, stream_id: int) -> int:
-        """Handle a plain HEADERS frame and, where it is complete, the final DATA frame behind it; return the end."""
-        block = data[start:end]
+    def _receive_request(self, stream_id: int, block: bytes, *, ended: bool) -> None:
+        """Handle a plain HEADERS frame; what follows it decides how its stream is told."""
         if (
             stream_id <= self._last_stream_id
             or not stream_id & 1
             or len(self.streams) >= self._limits.concurrent_streams_max
             or self._draining
         ):
-            self._on_header_block(stream_id, block, ended=bool(flags & END_STREAM))
-            return end
+            if stream_id in self._deferred:
+                self._tell_deferred(stream_id)
+            self._on_header_block(stream_id, block, ended=ended)
+            return
         head = self._decoder.cache.get(block)
         if head is None:
             head = self._decoder.request(block)
-        if head.fault or head.oversized:
-            self._on_request_head(stream_id, head, ended=bool(flags & END_STREAM))
-            return end
+        if ended or head.fault or head.oversized:
+            self._on_request_head(stream_id, head, ended=ended)
+            return
         if stream_id != self._last_stream_id + 2:
             self._note_gap(stream_id)
         self._last_stream_id = stream_id
         self._opened += 1
-        if flags & END_STREAM:
-            self._open(stream_id, head, ended=True)
-            return end
-        body_start = end + FRAME_HEAD_BYTES
-        if len(data) >= body_start:
-            word, body_flags, body_stream_id = FRAME_HEAD.unpack_from(data, end)
-            length: int = word >> 8
-            body_end = body_start + length
-            if (
-                word & 0xFF == DATA
-                and body_flags == END_STREAM
-                and body_stream_id == stream_id
-                and body_end <= len(data)
-                and length <= FRAME_BYTES_DEFAULT
-                and head.content_length in (-1, length)
-                and length <= self._receive_window
-            ):
-                self.streams[stream_id] = None
-                self._charge(length)
-                self._handler.on_request(stream_id, head, data[body_start:body_end])
-                return body_end
-        self._open(stream_id, head, ended=False)
-        return end
+        self.streams[stream_id] = None
+        self._deferred[stream_id] = head
+
+    def _receive_body(self, stream_id: int, body: bytes) -> None:
+        """Handle the only DATA frame of a deferred request."""
+        head = self._deferred[stream_id]
+        size = len(body)
+        if head.content_length not in (-1, size):
+            self._receive_frame(DATA, END_STREAM, stream_id, body)
+            return
+        del self._deferred[stream_id]
+        self._charge(size)
+        self._handler.on_request(stream_id, head, body)
+
+    def _tell_deferred(self, stream_id: int) -> None:
+        """What follows is not the only DATA frame: open the stream the long way."""
+        self._open(stream_id, self._deferred.pop(stream_id), ended=False)
 
     def _receive_frame(self, kind: int, flags: int, stream_id: int, payload: bytes) -> None:
         """Handle one frame the long way."""
@@ -209,6 +218,8 @@ class Http2Connection(Http2Answers):
             raise ConnectionFault(H2Error.PROTOCOL_ERROR, "a header block was interrupted")
         if not self._settled and (kind != wire.SETTINGS or flags & ACK):
             raise ConnectionFault(H2Error.PROTOCOL_ERROR, "the preface is not followed by SETTINGS")
+        if stream_id in self._deferred:
+            self._tell_deferred(stream_id)
         method = _RECEIVERS.get(kind)
         try:
             if method is None:
@@ -290,7 +301,7 @@ class Http2Connection(Http2Answers):
             self._open(stream_id, head, ended=ended)
 
     def _open(self, stream_id: int, head: RequestHead, *, ended: bool) -> None:
-        """Tell the handler of a request that is not HEADERS and one DATA frame in one piece."""
+        """Tell the handler of a request: whole if it has no body, else its head."""
         if ended:
             if head.content_length > 0:
                 self._refuse(stream_id, H2Error.PROTOCOL_ERROR)

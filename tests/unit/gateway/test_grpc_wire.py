@@ -4,7 +4,7 @@ import gzip
 import zlib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.grpc_wire import GrpcFault, MessageReader, frame_message, parse_timeout, percent_encode
@@ -47,6 +47,7 @@ def test_texts_are_percent_encoded_as_utf8() -> None:
     assert percent_encode("100% é\n") == b"100%25 %C3%A9%0A"
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), max_size=20))
 def test_message_in_any_pieces_is_the_same_message(message: bytes, sizes: list[int]) -> None:
     """A message is whole exactly when its last byte is there."""

@@ -1,7 +1,7 @@
 """The HTTP/2 core against everything a socket can bring: any cut of a proper stream, and any improper one."""
 
 from http2_peer import POST, Peer, frame
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import http2_frames as wire
@@ -43,6 +43,7 @@ def conversations(draw: st.DrawFn) -> list[bytes]:
     return parts
 
 
+@settings(deadline=None)
 @given(conversations(), st.data())
 def test_any_bytes_in_any_pieces_are_survived(parts: list[bytes], data: st.DataObject) -> None:
     """Never an exception, never half a frame out, never a word to the handler after the end, never an open leak."""
@@ -69,6 +70,7 @@ def test_any_bytes_in_any_pieces_are_survived(parts: list[bytes], data: st.DataO
     assert peer.events[-1] == ("closed",)
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=300), min_size=1, max_size=8), st.data())
 def test_pieces_do_not_change_requests(bodies: list[bytes], data: st.DataObject) -> None:
     """However the network cuts the stream, each request arrives once, with its body."""

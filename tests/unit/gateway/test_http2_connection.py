@@ -37,6 +37,53 @@ def test_request_in_one_piece_is_one_event() -> None:
     assert peer.events == [("request", 1, b"/etcdserverpb.KV/Put", b"body")]
 
 
+def test_heads_and_bodies_of_many_requests_may_be_interleaved() -> None:
+    """Clients send the HEADERS of several requests and then their DATA: each is still one event."""
+    peer = Peer()
+    heads = [peer.headers(stream_id) for stream_id in (1, 3, 5)]
+    bodies = [frame(wire.DATA, wire.END_STREAM, stream_id, b"%d" % stream_id) for stream_id in (5, 1)]
+
+    peer.send(b"".join([*heads, *bodies]))
+
+    assert peer.events == [
+        ("request", 5, b"/etcdserverpb.KV/Put", b"5"),
+        ("request", 1, b"/etcdserverpb.KV/Put", b"1"),
+        ("headers", 3, b"/etcdserverpb.KV/Put"),
+    ]
+    peer.send(frame(wire.DATA, wire.END_STREAM, 3, b"3"))
+    assert peer.events[-1] == ("data", 3, b"3", True)
+
+
+BETWEEN = {
+    "more DATA": (frame(wire.DATA, 0, 1, b"a"), [("headers", 1), ("data", 1), ("data", 1)]),
+    "WINDOW_UPDATE": (wire.window_update(1, 5), [("headers", 1), ("data", 1)]),
+    "PRIORITY": (frame(wire.PRIORITY, 0, 1, b"\0\0\0\0\x10"), [("headers", 1), ("data", 1)]),
+    "SETTINGS": (wire.settings(((wire.INITIAL_WINDOW_SIZE, 9),)), [("request", 1)]),
+    "RST_STREAM": (wire.rst_stream(1, H2Error.CANCEL), [("headers", 1), ("reset", 1)]),
+}
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_frames_between_head_and_body_find_an_open_stream(name: str) -> None:
+    """Whatever comes between HEADERS and the last DATA frame, the stream is told in order and only once."""
+    between, expected = BETWEEN[name]
+    peer = Peer()
+
+    peer.send(peer.headers(1) + between + frame(wire.DATA, wire.END_STREAM, 1, b"b"))
+
+    assert [event[:2] for event in peer.events] == expected
+    assert not peer.connection.closed
+
+
+def test_connection_that_ends_between_head_and_body_tells_only_the_end() -> None:
+    """A request nobody was told of is not told of when the connection fails."""
+    peer = Peer()
+
+    peer.send(peer.headers(1) + frame(wire.DATA, 0, 0, b"x"))
+
+    assert peer.events == [("closed",)]
+
+
 def test_request_without_body_is_one_event() -> None:
     """HEADERS with END_STREAM is a whole request, on the first and on the cached decoding of its block."""
     peer = Peer()

@@ -2,7 +2,7 @@
 
 import pytest
 from hpack import Decoder, Encoder
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.http2_frames import ConnectionFault, H2Error
@@ -27,6 +27,7 @@ def sent_blocks(draw: st.DrawFn) -> list[bytes]:
     return blocks
 
 
+@settings(deadline=None)
 @given(sent_blocks())
 def test_cached_decoding_equals_plain_decoding(blocks: list[bytes]) -> None:
     """Whatever a client does to its table, a block means to us what it means to a decoder without a cache."""
@@ -98,6 +99,7 @@ def test_header_bomb_ends_the_connection() -> None:
     assert caught.value.code is H2Error.COMPRESSION_ERROR
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_garbage_is_decoded_or_refused(block: bytes) -> None:
     """No bytes raise anything but the fault that ends the connection."""
@@ -168,6 +170,7 @@ def test_oversized_list_is_marked() -> None:
     assert head.oversized
 
 
+@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(

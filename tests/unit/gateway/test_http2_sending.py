@@ -1,7 +1,7 @@
 """The sending half of the HTTP/2 core: windows, queues, turns, ends."""
 
 from http2_peer import Frame, Peer, frame
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway import http2_frames as wire
@@ -246,6 +246,7 @@ def test_drain_waits_until_the_client_has_read_everything() -> None:
     assert peer.connection.closed
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(0, 60_000), min_size=1, max_size=6),
     grants=st.lists(st.tuples(st.integers(0, 6), st.integers(1, 30_000)), max_size=40),
