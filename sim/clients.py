@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sim.node import SimNode
     from sim.world import World
 
+PROBES: Final = 3
+"""Puts a node must have served to count as live."""
 ANSWER_GRACE_US: Final = 300_000
 """How long after a call's deadline its answer may come at most, clock drift and a busy gateway included."""
 
@@ -99,10 +101,11 @@ class SimClient:
         self._later(self._think_us)
 
     def probe(self, node: "SimNode") -> None:
-        """From now on ask only plain puts, of this node only."""
+        """From now on ask only plain puts, of this node only, until `PROBES` of them are answered."""
         self.probing = True
         self._node = node
         self._think_us = min(self._think_us, 20_000)
+        self._timeout_ms = 200 + 2 * self.world.config.raft.election_timeout_ms
 
     def _on_answer(self, call: Call, code: int, body: bytes) -> None:
         """The answer has travelled back."""
@@ -115,6 +118,7 @@ class SimClient:
         if code == ErrorCode.OK:
             self._learn(call, body)
             self.probe_answers += self.probing
+            self.stopped = self.stopped or self.probe_answers >= PROBES
             self._later(int(self._rng.expovariate(1.0) * self._think_us))
         else:
             self.world.counts[f"answer_{ErrorCode(code).name.lower()}"] += 1

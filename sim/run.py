@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from sim.clients import SimClient
+from protocol.config import ClusterConfig
+from sim.clients import PROBES, SimClient
 from sim.faults import FAIR, Weather, describe, draw_config, draw_weather, plain_config
 from sim.parts import Parts, ProductionParts
 from sim.replay import check_history
@@ -23,8 +24,6 @@ CONVERGED_WITHIN_TIMEOUTS: Final = 60
 """Election timeouts after the last call within which all stores are equal."""
 SLACK_US: Final = 8_000_000
 """Added to both bounds: what slow disks, back-offs and background jobs may take, however short the time-outs are."""
-PROBES: Final = 3
-"""Puts each node must have served to count as live."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,10 @@ class Options:
     timeouts: float = 12.0
     """Length of the fault phase in election timeouts."""
     faults: bool = True
+    weather: Weather | None = None
+    """Faults to suffer instead of what the seed draws."""
+    config: ClusterConfig | None = None
+    """A cluster file to run instead of what the seed draws; `nodes` is then ignored."""
 
 
 @dataclass
@@ -83,10 +86,10 @@ def run_seed(
     luck = random.Random(f"{seed}/setting")
     drawn = luck.choice((1, 3, 3, 3, 3, 5))
     node_count = options.nodes or drawn
-    config = draw_config(luck, node_count) if options.faults else plain_config(node_count)
-    weather = draw_weather(luck, config.raft.election_timeout_ms) if options.faults else FAIR
+    config = options.config or (draw_config(luck, node_count) if options.faults else plain_config(node_count))
+    weather = options.weather or (draw_weather(luck, config.raft.election_timeout_ms) if options.faults else FAIR)
     world = World(seed, config, weather, parts or ProductionParts(config), show=show)
-    report = Report(seed, nodes=node_count, settings={**describe(config), **_active(weather)})
+    report = Report(seed, nodes=len(config.nodes), settings={**describe(config), **_active(weather)})
     try:
         _storm(world, options)
         _heal(world, report)
