@@ -1,33 +1,35 @@
 """The raft actor: turns local and peer messages into calls of the consensus core, and its wishes into effects.
 
-Owns no consensus logic. Owns the phases of a start (log, then store, then run), the one snapshot transfer each
-way, the cut of the log, and what the gateway is told. Per turn it emits at most one `PersistEntries`, one
-`ApplyEntries`, and one append per follower and inflight slot: the mailbox is the batch.
+Owns no consensus logic. Owns the phases of a start (log, then store, then run), what the gateway is told, and the
+health of its node as far as it concerns leadership; `SnapshotDesk` owns cuts and snapshots. Per turn it emits one
+`PersistEntries` (more only for very large turns), one `ApplyEntries`, and at most one append per follower.
+
+Invariants: nothing leaves before the store is open; the applier is handed entries and reads in the order of the log;
+every refusal reaches the gateway before the change of leadership that explains it.
 """
 
 import random
 from enum import Enum
-from typing import Final, TypeVar
+from typing import Final
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, Send, SendPeer
 from actors.metrics import ActorMetrics
+from actors.raft_health import NodeHealth
 from actors.raft_snapshots import SnapshotDesk
 from protocol import codec, local, peer
 from protocol.config import RaftConfig
-from protocol.errors import ErrorCode
+from protocol.errors import Corruption, ErrorCode, InvariantViolation, PeerFault
 from protocol.identity import NodeIdentity
 from protocol.message import Message
-from protocol.types import NOBODY, Entry, EntryKind, Index, MemberId, Millis, Term
-from raft import membership, reads, replication
-from raft.configuration import founding_configuration
-from raft.core import Outbound, Raft, Recovered
+from protocol.types import NO_STORE, NOBODY, Entry, MemberId, Millis
+from raft import invariants, membership, read_index, transfer
+from raft.configuration import Configuration, founding_configuration
+from raft.core import Raft, Recovered
+from raft.durability import Drained
 
-Key = TypeVar("Key")
-Value = TypeVar("Value")
-
-FORWARDS_REMEMBERED_MAX: Final = 10_000
-"""Forwarded proposals whose answers are awaited here, and those that were decided here within a term."""
+REFUSAL_INTERVAL_MS: Final = 5000
+"""A member with the wrong data directory is told so this often at most."""
 
 
 class Phase(Enum):
@@ -46,25 +48,20 @@ class RaftActor:
     def __init__(self, identity: NodeIdentity, config: RaftConfig, rng: random.Random) -> None:
         self.identity = identity
         self.config = config
-        self.rng = rng
         self.metrics = ActorMetrics()
         self.phase = Phase.READING_LOG
         self.core: Raft | None = None
         self.snapshots = SnapshotDesk(self)
-        self.effects: list[Effect] = []
+        self.health = NodeHealth(self)
+        self._rng = rng
+        self._effects: list[Effect] = []
         self._recovered: list[Entry] = []
         self._recovered_end: local.LogRecovered | None = None
-        self._told: tuple[object, ...] | None = None
-        self._unapplied: list[tuple[Index, int]] = []
-        self._unapplied_bytes = 0
-        self._applied_progress_at: Millis | None = None
+        self._told: tuple[int, MemberId, Configuration] | None = None
+        self._leader_before = NOBODY
         self._transfer_sequence: int | None = None
-        self._forward_context = identity.incarnation << 32
-        self._forwarded: dict[int, int] = {}
-        """Forwarded proposals by a context no other incarnation uses: the gateway's sequence of each."""
-        self._decided: dict[tuple[MemberId, int], None] = {}
-        self._decided_term = Term(0)
         self._stopping_until: Millis | None = None
+        self._refused_at: dict[MemberId, Millis] = {}
         self._halted = False
 
     # --- the actor's door --------------------------------------------------------------------------
@@ -73,10 +70,13 @@ class RaftActor:
     def deadline(self) -> Millis | None:
         """When `wake` has something to do."""
         core = self.core
-        if core is None or self.phase is not Phase.RUNNING:
+        if core is None or self._halted:
             return None
-        due = [core.deadline, self.snapshots.deadline, self._stopping_until]
-        return min((at for at in due if at is not None), default=None)
+        due = core.now if core.may_hand_over() and not self.snapshots.installing else core.deadline
+        for other in (self.snapshots.deadline, self._stopping_until):
+            if other is not None and other < due:
+                due = other
+        return due
 
     def start(self, now: Millis) -> list[Effect]:
         """Ask for the log."""
@@ -84,51 +84,67 @@ class RaftActor:
 
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
         """React to one message."""
-        if source.member != NOBODY:
-            self._on_peer(message, source, now)
-        elif self.phase is Phase.RUNNING:
-            self._on_local(message, now)
-        else:
-            self._on_local_while_starting(message, now)
+        try:
+            if self._halted:
+                return []
+            if source.member != NOBODY:
+                self._on_peer(message, source, now)
+            elif self.core is not None:
+                self._on_local(self.core, message, now)
+            else:
+                self._on_local_while_starting(message, now)
+        except Corruption as error:
+            self._halt(Halt(str(error), failed=True, fatal=True))
         return self._take_effects()
 
     def wake(self, now: Millis) -> list[Effect]:
         """Let time pass."""
         core = self.core
-        if core is not None and self.phase is Phase.RUNNING:
-            core.tick(now)
-            self._watch_applier(core, now)
-            self.snapshots.wake(now)
-            if self._stopping_until is not None and (core.leading is None or now >= self._stopping_until):
-                self._halt(Halt("stopped"))
+        if core is None or self._halted:
+            return []
+        core.tick(now)
+        self.health.wake(core, now)
+        self.snapshots.wake(now)
+        if self._stopping_until is not None and now >= self._stopping_until:
+            self._halt(Halt("stopped"))
         return self._take_effects()
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Send what the turn has made: one write, one append per follower, one hand-over to the applier."""
         core = self.core
-        if core is None or self.phase is not Phase.RUNNING:
+        if core is None or self._halted:
             return self._take_effects()
+        if membership.store_wanted(core, core.member):
+            membership.bind_store(core, core.member, self.identity.store)
+        drained = core.end_turn(now)
         self._tell_gateway(core)
-        replication.feed_followers(core)
-        self._emit_writes(core)
-        self._emit_committed(core)
-        self._emit_reads(core)
+        self._emit_drained(drained)
+        if not self.snapshots.installing:
+            self._emit_to_applier(core)
         self.snapshots.end_turn(core, now)
         self._measure(core)
+        if self._stopping_until is not None and core.leading is None:
+            self._halt(Halt("stopped"))
         return self._take_effects()
 
     def check_invariants(self) -> None:
         """Assert that the state makes sense."""
-        if self.core is not None:
-            self.core.check()
-            assert self._unapplied_bytes == sum(size for _, size in self._unapplied), "unapplied bytes miscounted"
+        if self.core is None:
+            assert self.phase is not Phase.RUNNING, "nothing runs without a core"
+            return
+        invariants.check(self.core)
+        self.snapshots.check()
 
     def emit(self, effect: Effect) -> None:
         """Queue an effect; for the parts of this actor."""
-        self.effects.append(effect)
+        self._effects.append(effect)
+
+    def log(self, event: str, fields: dict[str, object]) -> None:
+        """Queue a log line."""
+        self._effects.append(Log("info", event, fields))
 
     def _take_effects(self) -> list[Effect]:
-        effects, self.effects = self.effects, []
+        effects, self._effects = self._effects, []
         return effects
 
     def _halt(self, halt: Halt) -> None:
@@ -151,12 +167,19 @@ class RaftActor:
             self.emit(Send("gateway", local.ProposalRefused(sequence=message.sequence, code=ErrorCode.NO_LEADER)))
         elif isinstance(message, local.RequestReads):
             self.emit(Send("gateway", local.ReadsRefused(sequence=message.sequence, code=ErrorCode.NO_LEADER)))
+        elif isinstance(message, local.TransferLeadership):
+            self.emit(
+                Send("gateway", local.LeadershipTransferEnded(sequence=message.sequence, code=ErrorCode.NOT_LEADER))
+            )
+        elif isinstance(message, local.ActorStalled):
+            self.health.on_stalled(None, message, now)
         elif isinstance(message, local.StopActor):
             self._halt(Halt("stopped"))
 
     def _open(self, opened: local.StoreOpened, now: Millis) -> None:
         end = self._recovered_end
-        assert end is not None, "the store opens behind the log"
+        if end is None:
+            raise InvariantViolation("the store was opened before the log was read")
         entries, self._recovered = tuple(self._recovered), []
         last = entries[-1].index if entries else end.mark.index
         if not end.mark.index <= opened.applied <= last:
@@ -168,233 +191,159 @@ class RaftActor:
             return
         recovered = Recovered(end.mark, end.hard_state, entries, opened.applied)
         founding = founding_configuration(self.identity.founders)
-        self.core = Raft(self.identity.member, self.config, founding, recovered, self.rng, now)
-        # A context must not be mistaken for one of an earlier incarnation of this actor.
-        self.core.read_context = self.identity.incarnation << 32
-        self.core.log_event = self._log
+        life = self.identity.incarnation
+        core = Raft(self.identity.member, self.config, founding, recovered, self._rng, now, life)
+        core.log_event = self.log
+        core.observe_round_trip = self._observe_round_trip
+        core.reluctant = self.health.reluctant
+        self.core = core
         self.phase = Phase.RUNNING
-        self._log("raft_started", {"term": self.core.term, "commit": self.core.commit, "applied": opened.applied})
+        self.log("raft_started", {"term": core.term, "commit": core.commit, "applied": opened.applied})
 
-    def _log(self, event: str, fields: dict[str, object]) -> None:
-        self.emit(Log("info", event, fields))
+    def _observe_round_trip(self, member: MemberId, elapsed_ms: int) -> None:
+        self.metrics.observe(f'etcd_network_peer_round_trip_time_seconds{{To="{member:x}"}}', elapsed_ms / 1000)
 
     # --- peers -------------------------------------------------------------------------------------
 
     def _on_peer(self, message: Message, source: Source, now: Millis) -> None:
         core = self.core
-        if core is None or self.phase is not Phase.RUNNING:
+        if core is None or not self._store_trusted(core, source, now):
             return
-        if not self._store_trusted(core, source):
-            return
-        sender = source.member
-        if isinstance(message, peer.ForwardProposal):
-            self._on_forward(core, sender, message)
-        elif isinstance(message, peer.ForwardProposalReply):
-            sequence = self._forwarded.pop(message.sequence, None)
-            if sequence is not None:
-                self.emit(Send("gateway", local.ProposalRefused(sequence=sequence, code=message.code)))
-        elif isinstance(message, peer.OfferSnapshot):
-            self.snapshots.on_offer(core, sender, message)
-        elif isinstance(message, peer.PeerRefused):
-            self.emit(Log("error", "refused_by_peer", {"peer": f"{sender:x}", "reason": message.reason}))
-        elif isinstance(message, peer.PeerMessage):
-            core.step(sender, message, now)
+        try:
+            if isinstance(message, peer.PeerMessage):
+                core.step(source.member, message, now)
+            elif isinstance(message, peer.OfferSnapshot):
+                self.snapshots.on_offer(core, source.member, message)
+            elif isinstance(message, peer.PeerRefused):
+                self.emit(Log("error", "refused_by_peer", {"peer": f"{source.member:x}", "reason": message.reason}))
+        except PeerFault as error:
+            self.metrics.count("actd_peer_faults_total")
+            self.emit(Log("warning", "peer_fault", {"peer": f"{source.member:x}", "reason": str(error)}))
 
-    def _on_forward(self, core: Raft, sender: MemberId, message: peer.ForwardProposal) -> None:
-        """Propose for a follower, or say that it was certainly not proposed.
-
-        A frame may come twice: what was decided once is not decided again, and only in the term it was sent in, so
-        a proposal that was refused as one too many cannot enter the log later.
-        """
-        if core.term != self._decided_term:
-            self._decided_term = core.term
-            self._decided.clear()
-        key = (sender, message.sequence)
-        if key in self._decided:
-            return
-        _remember(self._decided, key, None)
-        code = self._propose(core, message.payload) if message.term == core.term else ErrorCode.NO_LEADER
-        if code:
-            self._to_peer(sender, peer.ForwardProposalReply(term=core.term, sequence=message.sequence, code=code))
-
-    def _store_trusted(self, core: Raft, source: Source) -> bool:
-        """Believe a member only from the data directory it first answered from."""
-        record = core.configuration.members.get(source.member)
-        if not source.store:
+    def _store_trusted(self, core: Raft, source: Source, now: Millis) -> bool:
+        """Believe a member only from the data directory it first spoke from to a leader."""
+        if source.store == NO_STORE:
             return True
-        if record is None or not record.store:
-            if core.leading is not None and record is not None:
+        record = core.configuration.members.get(source.member)
+        if record is None or record.store == source.store:
+            return True
+        if not record.store:
+            if membership.store_wanted(core, source.member):
                 membership.bind_store(core, source.member, source.store)
             return True
-        if record.store == source.store:
-            return True
         self.metrics.count("actd_peer_refused_total")
-        reason = (
-            f"member {source.member:x} is bound to data directory {record.store:x}, this is {source.store:x}: it was "
-            "wiped or replaced. Remove the member and add it anew so that it joins under a fresh id"
-        )
-        self._to_peer(source.member, peer.PeerRefused(reason=reason))
+        if now - self._refused_at.get(source.member, Millis(-REFUSAL_INTERVAL_MS)) >= REFUSAL_INTERVAL_MS:
+            self._refused_at[source.member] = now
+            reason = (
+                f"member {source.member:x} is bound to data directory {record.store:x}, this is {source.store:x}: it "
+                "was wiped or replaced. Remove the member and add it anew so that it joins under a fresh id"
+            )
+            self.emit(Log("warning", "peer_refused", {"peer": f"{source.member:x}", "reason": reason}))
+            self.emit(SendPeer(source.member, codec.encode(peer.PeerRefused(reason=reason))))
         return False
-
-    def _to_peer(self, to: MemberId, message: Message, *, bulk: bool = False) -> None:
-        self.emit(SendPeer(to, codec.encode(message), bulk))
 
     # --- this node ---------------------------------------------------------------------------------
 
-    def _on_local(self, message: Message, now: Millis) -> None:
-        core = self.core
-        assert core is not None, "running means recovered"
+    def _on_local(self, core: Raft, message: Message, now: Millis) -> None:
         if isinstance(message, local.EntriesPersisted):
             core.persisted(message.ticket, message.last, now)
         elif isinstance(message, local.EntriesApplied):
-            self._on_applied(core, message, now)
+            core.applied_to(message.applied, now)
+            self.health.on_applied(core, now)
         elif isinstance(message, local.ProposeBatch):
-            self._on_propose(core, message)
+            core.submit(message.sequence, message.payload, now)
         elif isinstance(message, local.RequestReads):
-            reads.read(core, message.sequence, message.payload, now)
+            core.read(message.sequence, message.payload, now)
         elif isinstance(message, local.TransferLeadership):
-            self._transfer_sequence = message.sequence
-            if not replication.start_transfer(core, message.target):
-                code = ErrorCode.NOT_LEADER if core.leading is None else ErrorCode.BAD_LEADER_TRANSFEREE
-                self._end_transfer(code)
+            self._on_transfer(core, message)
         elif isinstance(message, local.ActorStarted):
             if message.actor == "gateway":
-                reads.forget_gateway(core)
-                self._forwarded.clear()
-                self._told = None
+                self._on_gateway_started(core)
         elif isinstance(message, local.ActorStalled):
-            if message.stalled and core.leading is not None:
-                self._log("leader_hands_over", {"stalled": message.actor})
-                replication.start_transfer(core, NOBODY)
+            self.health.on_stalled(core, message, now)
         elif isinstance(message, local.StopActor):
             self._on_stop(core, now)
         else:
             self.snapshots.on_local(core, message, now)
 
+    def _on_gateway_started(self, core: Raft) -> None:
+        """What its predecessor asked for is nobody's; it has not been told who leads."""
+        read_index.forget_gateway(core)
+        core.proposals.forget_gateway()
+        self._transfer_sequence = None
+        self._told = None
+
+    def _on_transfer(self, core: Raft, message: local.TransferLeadership) -> None:
+        self._end_transfer(ErrorCode.TIMEOUT)
+        self._transfer_sequence = message.sequence
+        if message.target == core.member and core.leading is not None:
+            self._end_transfer(ErrorCode.OK)
+        elif not transfer.start(core, message.target):
+            code = ErrorCode.NOT_LEADER if core.leading is None else ErrorCode.BAD_LEADER_TRANSFEREE
+            self._end_transfer(code)
+
     def _on_stop(self, core: Raft, now: Millis) -> None:
-        if core.leading is not None and core.leading.progress and replication.start_transfer(core, NOBODY):
+        if core.leading is not None and transfer.start(core, NOBODY):
             self._stopping_until = Millis(now + self.config.election_timeout_ms)
         else:
             self._halt(Halt("stopped"))
 
-    def _on_propose(self, core: Raft, message: local.ProposeBatch) -> None:
-        if core.leading is not None:
-            code = self._propose(core, message.payload)
-        elif core.leader != NOBODY:
-            self._forward_context += 1
-            _remember(self._forwarded, self._forward_context, message.sequence)
-            forward = peer.ForwardProposal(term=core.term, sequence=self._forward_context, payload=message.payload)
-            self._to_peer(core.leader, forward, bulk=True)
-            return
-        else:
-            code = ErrorCode.NO_LEADER
-        if code:
-            self.metrics.count("etcd_server_proposals_failed_total")
-            self.emit(Send("gateway", local.ProposalRefused(sequence=message.sequence, code=code)))
-
-    def _propose(self, core: Raft, payload: bytes) -> ErrorCode:
-        leading = core.leading
-        if leading is None or leading.transfer_to != NOBODY:
-            return ErrorCode.NO_LEADER
-        config = self.config
-        if (
-            leading.uncommitted_bytes + len(payload) > config.uncommitted_bytes_max
-            or core.commit - core.applied > config.unapplied_entries_max
-        ):
-            return ErrorCode.TOO_MANY_REQUESTS
-        leading.uncommitted_bytes += len(payload)
-        core.append(EntryKind.COMMANDS, payload)
-        return ErrorCode.OK
-
-    def _on_applied(self, core: Raft, message: local.EntriesApplied, now: Millis) -> None:
-        if message.applied <= core.applied:
-            return
-        assert message.applied <= core.handed, f"applied {message.applied}, handed over {core.handed}"
-        core.applied = message.applied
-        done = 0
-        for index, size in self._unapplied:
-            if index > message.applied:
-                break
-            self._unapplied_bytes -= size
-            done += 1
-        del self._unapplied[:done]
-        self._applied_progress_at = now if self._unapplied else None
-
-    def forget_unapplied(self) -> None:
-        """A snapshot replaces what was handed to the applier and not applied yet."""
-        self._unapplied = []
-        self._unapplied_bytes = 0
-        self._applied_progress_at = None
-
-    def _watch_applier(self, core: Raft, now: Millis) -> None:
-        """Hand over when this leader's own applier makes no progress: its node is no good leader."""
-        since = self._applied_progress_at
-        if since is None or core.leading is None or core.leading.transfer_to != NOBODY:
-            return
-        if now - since >= self.config.election_timeout_ms and replication.start_transfer(core, NOBODY):
-            self._log("leader_hands_over", {"stalled": "applier"})
-
     # --- the end of a turn -------------------------------------------------------------------------
 
-    def _emit_writes(self, core: Raft) -> None:
-        batch = core.take_persist()
-        outbox, core.outbox = core.outbox, []
-        held = [outbound for outbound in outbox if outbound.after_sync]
-        if held and batch is None and core.ticket_acked < core.ticket:
-            batch = core.empty_persist()
-        if batch is not None:
-            message = local.PersistEntries(
-                ticket=batch.ticket,
-                hard_state=batch.hard_state,
-                entries=batch.entries,
-                last=batch.last,
-                outbound=tuple(self._sealed(outbound) for outbound in _newest_acknowledgements(held)),
+    def _emit_drained(self, drained: Drained) -> None:
+        encoded: dict[int, bytes] = {}
+
+        def body(message: peer.PeerMessage) -> bytes:
+            # One message to several followers is encoded once.
+            known = encoded.get(id(message))
+            if known is None:
+                known = encoded[id(message)] = codec.encode(message)
+            return known
+
+        for to, message, bulk, _ in drained.messages:
+            self._effects.append(SendPeer(to, body(message), bulk))
+        for write in drained.writes:
+            held = tuple(
+                local.PeerOutbound.model_construct(to=to, bulk=bulk, body=body(message))
+                for to, message, bulk, _ in write.held
             )
-            self.emit(Send("wal", message))
-        for outbound in outbox:
-            if batch is None or not outbound.after_sync:
-                self.emit(SendPeer(outbound.to, codec.encode(outbound.message), outbound.bulk))
+            persist = local.PersistEntries.model_construct(
+                ticket=write.ticket, hard_state=write.hard_state, entries=write.entries, last=write.last, outbound=held
+            )
+            self._effects.append(Send("wal", persist))
 
-    def _sealed(self, outbound: Outbound) -> local.PeerOutbound:
-        return local.PeerOutbound(to=outbound.to, bulk=outbound.bulk, body=codec.encode(outbound.message))
-
-    def _emit_committed(self, core: Raft) -> None:
-        if self.snapshots.installing:
-            return
-        config = self.config
-        room = config.unapplied_entries_max - len(self._unapplied)
-        room_bytes = config.unapplied_bytes_max - self._unapplied_bytes
-        if room <= 0 or room_bytes <= 0:
-            return
-        entries = core.take_committed(room, room_bytes)
-        if not entries:
-            return
-        if not self._unapplied:
-            self._applied_progress_at = core.now
-        for entry in entries:
-            self._unapplied.append((entry.index, len(entry.data)))
-            self._unapplied_bytes += len(entry.data)
-        self.emit(Send("applier", local.ApplyEntries(entries=entries, commit=core.commit)))
-
-    def _emit_reads(self, core: Raft) -> None:
-        # While a snapshot is being installed the applier still holds the old store: what counts as handed over is not.
-        if not self.snapshots.installing:
-            for released in reads.take_released(core):
-                self.emit(Send("applier", local.ServeReads(sequence=released.sequence, payload=released.payload)))
-        if core.refused_reads:
-            refused, core.refused_reads = core.refused_reads, []
-            for sequence, code in refused:
-                self.metrics.count("etcd_server_read_indexes_failed_total")
-                self.emit(Send("gateway", local.ReadsRefused(sequence=sequence, code=code)))
+    def _emit_to_applier(self, core: Raft) -> None:
+        entries = core.take_committed()
+        if entries:
+            self.health.on_handed(core)
+            apply = local.ApplyEntries.model_construct(entries=entries, commit=core.commit)
+            self._effects.append(Send("applier", apply))
+        for released in core.take_reads():
+            reads = local.ServeReads.model_construct(sequence=released.sequence, payload=released.payload)
+            self._effects.append(Send("applier", reads))
 
     def _tell_gateway(self, core: Raft) -> None:
+        if core.proposals.refused:
+            for sequence, code in core.proposals.take_refused():
+                self.metrics.count("etcd_server_proposals_failed_total")
+                self.emit(Send("gateway", local.ProposalRefused(sequence=sequence, code=code)))
+        if core.reads.refused:
+            for sequence, code in core.reads.take_refused():
+                self.metrics.count("etcd_server_read_indexes_failed_total")
+                self.emit(Send("gateway", local.ReadsRefused(sequence=sequence, code=code)))
+        ended = core.transfer.take_ended()
+        if ended is not None:
+            self._end_transfer(ErrorCode.OK if ended else ErrorCode.TIMEOUT)
+        told = self._told
+        if told is None or told[0] != core.term or told[1] != core.leader or told[2] is not core.configuration:
+            self._tell_leadership(core)
+
+    def _tell_leadership(self, core: Raft) -> None:
         configuration = core.configuration
-        state = (core.term, core.leader, configuration)
-        if self._told is not None and self._told[:2] == state[:2] and self._told[2] is configuration:
-            return
-        if self._told is None or self._told[1] != core.leader:
-            self.metrics.count("etcd_server_leader_changes_seen_total", 1 if core.leader != NOBODY else 0)
-        self._told = state
+        self._told = (core.term, core.leader, configuration)
+        if core.leader not in (NOBODY, self._leader_before):
+            self._leader_before = core.leader
+            self.metrics.count("etcd_server_leader_changes_seen_total")
         members = tuple(
             local.MemberView(
                 member=member,
@@ -406,11 +355,6 @@ class RaftActor:
             for member, record in sorted(configuration.members.items())
         )
         self.emit(Send("gateway", local.LeadershipChanged(term=core.term, leader=core.leader, members=members)))
-        if core.leading is not None:
-            membership.bind_store(core, core.member, self.identity.store)
-        if core.transfer_ended is not None:
-            ended, core.transfer_ended = core.transfer_ended, None
-            self._end_transfer(ErrorCode.OK if ended else ErrorCode.TIMEOUT)
 
     def _end_transfer(self, code: ErrorCode) -> None:
         if self._transfer_sequence is not None:
@@ -424,23 +368,5 @@ class RaftActor:
         gauges["etcd_server_is_leader"] = 1 if core.leading is not None else 0
         gauges["etcd_server_is_learner"] = 0 if core.configuration.is_voter(core.member) else 1
         gauges["etcd_server_proposals_committed_total"] = core.commit
-
-
-def _remember(table: dict[Key, Value], key: Key, value: Value) -> None:
-    """Add to a table of bounded size; the oldest makes room."""
-    table[key] = value
-    if len(table) > FORWARDS_REMEMBERED_MAX:
-        del table[next(iter(table))]
-
-
-def _newest_acknowledgements(held: list[Outbound]) -> list[Outbound]:
-    """Drop append answers that a later one in the same turn covers: both leave behind the same sync."""
-    newest: dict[MemberId, int] = {}
-    for position, outbound in enumerate(held):
-        if isinstance(outbound.message, peer.AppendEntriesReply):
-            newest[outbound.to] = position
-    return [
-        outbound
-        for position, outbound in enumerate(held)
-        if not isinstance(outbound.message, peer.AppendEntriesReply) or newest[outbound.to] == position
-    ]
+        gauges["etcd_server_proposals_pending"] = core.log.last.index - core.commit if core.leading is not None else 0
+        self.metrics.counters["etcd_server_heartbeat_send_failures_total"] = core.heartbeats_late

@@ -42,8 +42,11 @@ class SnapshotDesk:
         self._staged: local.SnapshotStaged | None = None
         self._sending: Sending | None = None
         self._sender_runs = False
-        self._receiver_runs = False
+        self._receiving: tuple[MemberId, int] | None = None
+        """The transfer (sender, number) whose receiver runs."""
         self._retry_at: dict[MemberId, Millis] = {}
+        self._delivered: dict[MemberId, None] = {}
+        """Followers whose last snapshot arrived, and is being installed or was."""
         self._flushing = False
         self._flush_ticket = 0
         self._cut_ticket = 0
@@ -69,10 +72,16 @@ class SnapshotDesk:
                 if member not in self._retry_at:
                     self._begin_sending(core, member)
                     break
-        if not self._flushing and snapshots.cut_wanted(core, sending=self._sending is not None):
+        if not self._flushing and snapshots.cut_wanted(core, hold=self._log_held(core)):
             self._flushing = True
             self._flush_ticket += 1
             self._actor.emit(Send("applier", local.FlushStore(ticket=self._flush_ticket)))
+
+    def _log_held(self, core: Raft) -> bool:
+        """Whether a follower on its way through a snapshot will need what follows it."""
+        if self._sending is not None:
+            return True
+        return any(snapshots.awaits_snapshot(core, member) for member in self._delivered if member in self._retry_at)
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -151,6 +160,10 @@ class SnapshotDesk:
         sending, self._sending = self._sending, None
         if sending is None:
             return
+        if delivered:
+            self._delivered[sending.to] = None
+        else:
+            self._delivered.pop(sending.to, None)
         timeouts = INSTALL_TIMEOUTS if delivered else RETRY_TIMEOUTS
         self._retry_at[sending.to] = Millis(now + timeouts * core.config.election_timeout_ms)
         self._actor.log("snapshot_sent", {"peer": f"{sending.to:x}", "delivered": delivered})
@@ -162,7 +175,7 @@ class SnapshotDesk:
             if self._sending is not None and self._sending.spawned:
                 self._end_sending(core, now, delivered=False)
         elif message.helper == "snapshot_receiver":
-            self._receiver_runs = False
+            self._receiving = None
 
     # --- receiving ---------------------------------------------------------------------------------
 
@@ -182,11 +195,19 @@ class SnapshotDesk:
             refusal = peer.SnapshotProgress(transfer=offer.transfer, next_sequence=0, state="refused")
             self._actor.emit(SendPeer(sender, codec.encode(refusal), actor="snapshot_sender"))
             return
-        if self._receiver_runs or self.installing:
+        if self.installing:
             return
-        self._receiver_runs = True
-        self._actor.log("snapshot_offered", {"peer": f"{sender:x}", "index": offer.index, "name": offer.name})
-        self._actor.emit(SpawnHelper("snapshot_receiver", {**offer.__dict__, "sender": sender}))
+        if self._receiving == (sender, offer.transfer):
+            # Its answer was lost: let the receiver say again how far it is.
+            self._actor.emit(Send("snapshot_receiver", offer))
+        elif self._receiving is not None:
+            if sender == core.leader:
+                # An old transfer does not keep the leader's waiting; the offer comes again.
+                self._actor.emit(Send("snapshot_receiver", local.StopActor()))
+        else:
+            self._receiving = (sender, offer.transfer)
+            self._actor.log("snapshot_offered", {"peer": f"{sender:x}", "index": offer.index, "name": offer.name})
+            self._actor.emit(SpawnHelper("snapshot_receiver", {**offer.__dict__, "sender": sender}))
 
     def _on_staged(self, core: Raft, message: local.SnapshotStaged) -> None:
         if self.installing:

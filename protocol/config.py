@@ -31,6 +31,7 @@ class RaftConfig(BaseModel):
     append_bytes_max: int = Field(1 << 20, ge=1, description="entries in one append message, unless one is larger")
     append_entries_max: int = Field(128, ge=1, description="entries in one append message")
     inflight_appends_max: int = Field(64, ge=1, description="appends on their way to one follower")
+    inflight_bytes_max: int = Field(16 << 20, ge=1, description="bytes of entries on their way to one follower")
     unapplied_entries_max: int = Field(
         5_000, ge=1, description="committed but unapplied entries; over it: too many requests"
     )

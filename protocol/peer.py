@@ -68,7 +68,10 @@ class PeerMessage(Message):
 
 
 class RequestVote(PeerMessage):
-    """Ask for a vote (thesis 3.4), or with `pre_vote` whether one would be given in `term` (thesis 9.6)."""
+    """Ask for a vote in `term` (thesis 3.4), or with `pre_vote` whether one would be given (thesis 9.6).
+
+    `transfer`: the leader itself asked for this election, so that nobody need protect it from disturbance.
+    """
 
     last: LogPosition
     pre_vote: bool
@@ -76,23 +79,28 @@ class RequestVote(PeerMessage):
 
 
 class RequestVoteReply(PeerMessage):
-    """Grant or refuse; a granted pre-vote echoes the term asked for, a refusal carries the voter's own."""
+    """Grant or refuse what was asked for term `asked`; `term` is the voter's own, as in every message."""
 
+    asked: Term
     granted: bool
     pre_vote: bool
 
 
 class AppendEntries(PeerMessage):
-    """Append `entries` behind `previous` (thesis 3.5); the answer leaves after the follower's fsync."""
+    """Append `entries` behind `previous` (thesis 3.5); the answer leaves after the follower's fsync.
+
+    `quiet`: it only carries news of the commit index, and needs no answer where the logs meet.
+    """
 
     previous: LogPosition
     entries: tuple[Entry, ...]
     commit: Index
+    quiet: bool
 
 
 class AppendEntriesReply(PeerMessage):
-    """`rejected` False: the log matches and is durable up to `matched`. True: `previous` did not match at
-    index `matched`; `conflict` is the furthest position that could.
+    """`rejected` False: the log matches and is durable up to `matched`. True: there was no match at index `matched`,
+    and `conflict` is the furthest position of the follower's log that could.
     """
 
     matched: Index
@@ -103,7 +111,7 @@ class AppendEntriesReply(PeerMessage):
 class Heartbeat(PeerMessage):
     """The leader lives; `commit` is never past what the follower is known to hold.
 
-    `round` tags a read round uniquely (0: none).
+    `round` tags the newest read round uniquely within the term (0: there was none).
     """
 
     commit: Index
@@ -117,21 +125,24 @@ class HeartbeatReply(PeerMessage):
 
 
 class ForwardProposal(PeerMessage):
-    """A follower's gateway proposes; `sequence` is the batch's, so that a refusal finds its way back."""
+    """A follower's gateway proposes to the leader of `term`, and to no other.
 
-    sequence: int
+    `context` grows with every forwarded batch of that member, through all its lives: so a copy is recognised.
+    """
+
+    context: int
     payload: bytes
 
 
 class ForwardProposalReply(PeerMessage):
-    """The forwarded batch was certainly not proposed; `code` says why."""
+    """The batch forwarded as `context` was certainly not proposed; `code` says why."""
 
-    sequence: int
+    context: int
     code: int
 
 
 class RequestReadIndex(PeerMessage):
-    """A follower asks for the index its reads must wait for; `context` is unique per incarnation."""
+    """A follower asks for the index its reads must wait for; `context` is never used again by that member."""
 
     context: int
 
@@ -146,12 +157,6 @@ class ReadIndexReply(PeerMessage):
 
 class TimeoutNow(PeerMessage):
     """Start an election at once: leadership is being handed to you (thesis 3.10)."""
-
-
-class FollowerLags(PeerMessage):
-    """A follower that got a snapshot (or lost it) says where it stands, so that replication goes on."""
-
-    matched: Index
 
 
 class PeerRefused(Message):

@@ -49,6 +49,10 @@ class Configuration:
         """Return all members that replicate the log, sorted."""
         return tuple(sorted({*self.voters, *self.outgoing, *self.learners, *self.learners_next}))
 
+    def everyone_voting(self) -> tuple[MemberId, ...]:
+        """Return the voters of both halves, sorted."""
+        return tuple(sorted({*self.voters, *self.outgoing}))
+
     def encode(self) -> bytes:
         """Return the bytes that `decode` reads."""
         members = [(member, *self.members[member]) for member in sorted(self.members)]
@@ -88,7 +92,12 @@ class Configuration:
         return replace(self, members={**self.members, member: record})
 
     def enter_joint(
-        self, voters: tuple[MemberId, ...], learners: tuple[MemberId, ...], members: dict[MemberId, MemberRecord]
+        self,
+        voters: tuple[MemberId, ...],
+        learners: tuple[MemberId, ...],
+        members: dict[MemberId, MemberRecord],
+        *,
+        auto_leave: bool,
     ) -> "Configuration":
         """Return the joint configuration on the way to `voters` and `learners`.
 
@@ -97,7 +106,8 @@ class Configuration:
         assert not self.joint, "one change at a time"
         demoted = tuple(member for member in learners if member in self.voters)
         now = tuple(member for member in learners if member not in demoted)
-        return Configuration(tuple(sorted(voters)), self.voters, now, demoted, True, members)
+        kept = {**members, **{member: self.members[member] for member in self.voters if member not in members}}
+        return Configuration(tuple(sorted(voters)), self.voters, now, demoted, auto_leave, kept)
 
     def leave_joint(self) -> "Configuration":
         """Return the configuration that the joint one leads to."""
@@ -110,6 +120,7 @@ class Configuration:
     def check(self) -> None:
         """Assert the invariants."""
         assert self.voters, "a cluster has a voter"
+        assert set(self.everyone()) == set(self.members), "the member table names the members"
         assert not set(self.voters) & set(self.learners), "nobody is voter and learner at once"
         assert not set(self.outgoing) & set(self.learners), "a learner does not vote in the outgoing half"
         assert self.joint or not self.learners_next, "learners to be belong to a joint configuration"

@@ -1,20 +1,24 @@
-"""The consensus core: state of one member and the dispatch of what happens to it.
+"""The consensus core: the state of one member and the dispatch of what happens to it.
 
-Owns term, vote, role, log, configuration and the messages to be sent. Topics live beside it: `election`,
-`replication`, `reads`, `membership`. Knows no actor, socket, disk or clock: time is an argument, chance is an
-injected generator, durability is told by `persisted`.
+Owns term, vote, role, log, configuration and the messages to be sent. The topics live beside it: `election`,
+`replication` (the leader's side), `following` (the follower's), `proposals`, `read_index`, `transfer`, `membership`,
+`snapshots`, with `durability` between messages and writes. Knows no actor, socket, disk or clock: time is an argument,
+chance is an injected generator, durability is told by `persisted`.
 
-Invariants: term never falls; one vote a term; commit never falls and never passes what is in the log; messages
-that promise durability carry `after_sync` and are released by the owner only behind the write they depend on.
+How an owner drives it: hand in what happens (`step`, `submit`, `read`, `persisted`, `applied_to`, `tick`), and once
+per turn call `end_turn`, which returns the writes and messages of the whole turn; then `take_committed` and
+`take_reads`, in this order, for the applier.
+
+Invariants: the term never falls; one vote a term; commit never falls and never passes what is in the log; see
+`invariants.check` for those between the parts.
 """
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from enum import Enum
 from typing import NamedTuple
 
 from protocol.config import RaftConfig
+from protocol.errors import InvariantViolation
 from protocol.peer import PeerMessage
 from protocol.types import (
     NOBODY,
@@ -28,39 +32,17 @@ from protocol.types import (
     Millis,
     Term,
 )
-from raft import election, membership, reads, replication
+from raft import election, following, membership, proposals, read_index, replication, transfer
 from raft.configuration import Configuration
+from raft.durability import Drained, DurabilityGate, Outbound
+from raft.leading import LeaderState
 from raft.log import Log
-from raft.progress import Progress
+from raft.transitions import Cause, Role, role_after
 
-NEVER = Millis(0)
-
-
-class Role(Enum):
-    """What a member is to the others in its term."""
-
-    FOLLOWER = "follower"
-    PRE_CANDIDATE = "pre_candidate"
-    CANDIDATE = "candidate"
-    LEADER = "leader"
-
-
-class Outbound(NamedTuple):
-    """A message the core wants sent; with `after_sync` not before everything written so far is on disk."""
-
-    to: MemberId
-    message: PeerMessage
-    bulk: bool
-    after_sync: bool
-
-
-class PersistBatch(NamedTuple):
-    """One write for the WAL: what it holds and the log's last position once it is durable."""
-
-    ticket: int
-    hard_state: HardState | None
-    entries: tuple[Entry, ...]
-    last: LogPosition
+FAR_FUTURE = Millis(1 << 62)
+"""A deadline that never comes."""
+APPLY_BYTES_MAX = 8 << 20
+"""Entries in one hand-over to the applier; what is left goes with the next turn."""
 
 
 class Recovered(NamedTuple):
@@ -72,78 +54,67 @@ class Recovered(NamedTuple):
     applied: Index
 
 
-class ReleasedRead(NamedTuple):
-    """A read batch of this node's gateway that may be served behind entry `index`."""
-
-    index: Index  # type: ignore[assignment]  # hides tuple.index
-    sequence: int
-    payload: bytes
-
-
-@dataclass(slots=True)
-class LeaderState:
-    """What only a leader has; made at the election, gone with the office."""
-
-    progress: dict[MemberId, Progress]
-    first_own_index: Index
-    quorum_checked_at: Millis
-    heartbeat_due: Millis
-    round: int = 0
-    uncommitted_bytes: int = 0
-    unconfirmed: list["reads.PendingRead"] = field(default_factory=list)
-    transfer_to: MemberId = NOBODY
-    transfer_deadline: Millis = NEVER
-    rounds_wanted: bool = False
-
-
 class Raft:
-    """One member's part in consensus. The owner calls `step`, `propose`, `read`, `persisted`, `tick`, then drains."""
+    """One member's part in consensus."""
 
     def __init__(
         self,
         member: MemberId,
         config: RaftConfig,
-        configuration: Configuration,
+        founding: Configuration,
         recovered: Recovered,
         rng: random.Random,
         now: Millis,
+        life: int = 0,
     ) -> None:
+        """Begin as a follower with what the disk held.
+
+        Args:
+            member: who we are.
+            config: times and bounds.
+            founding: the configuration in force before any logged one.
+            recovered: mark, hard state, entries and the store's applied index.
+            rng: where jitter comes from.
+            now: the clock.
+            life: a number that no other life of this member's process had; makes contexts unique.
+        """
         self.member = member
         self.config = config
         self.rng = rng
         self.now = now
-        mark = LogPosition(recovered.mark.term, recovered.mark.index)
-        self.log = Log(mark, recovered.entries)
-        self.term = max(recovered.hard_state.term, self.log.last.term)
-        self.voted_for = recovered.hard_state.voted_for if self.term == recovered.hard_state.term else NOBODY
-        self.commit = Index(max(recovered.hard_state.commit, recovered.applied))
-        assert self.commit <= self.log.last.index, f"commit {self.commit} is not in the log"
+        self.log = Log(LogPosition(recovered.mark.term, recovered.mark.index), recovered.entries)
+        state = recovered.hard_state
+        self.term = max(state.term, self.log.last.term)
+        self.voted_for = state.voted_for if self.term == state.term else NOBODY
+        self.commit = Index(max(state.commit, recovered.applied))
+        assert self.commit <= self.log.last.index, f"commit {self.commit} is not in the log, it ends at {self.log.last}"
         self.handed = recovered.applied
         self.applied = recovered.applied
-        self.leader = NOBODY
-        self.role = Role.FOLLOWER
-        self.leading: LeaderState | None = None
-        self.votes: dict[MemberId, bool] = {}
-        self.ticket = 0
-        self.ticket_acked = 0
-        self.own_vote: tuple[Term, int] | None = None
-        self.saved = HardState(self.term, self.voted_for, self.commit)
-        self.written_to = self.log.last.index
+        self.gate = DurabilityGate(HardState(self.term, self.voted_for, self.commit), self.log.last.index)
         self.configurations: list[tuple[Index, Configuration]] = []
-        membership.load(self, configuration, recovered)
-        self.outbox: list[Outbound] = []
-        self.released: list[ReleasedRead] = []
-        self.refused_reads: list[tuple[int, int]] = []
-        self.follower_reads: dict[int, reads.FollowerRead] = {}
-        self.waiting_reads: list[ReleasedRead] = []
-        self.read_context = 0
+        membership.load(self, founding, recovered.mark, recovered.entries)
+        # Role and office.
+        self.role = Role.FOLLOWER
+        self.leader = NOBODY
+        self.leading: LeaderState | None = None
         self.heard_leader_at: Millis | None = None
-        self.transfer_ended: bool | None = None
-        self.disk_waits_since: Millis | None = None
+        self.votes: dict[MemberId, bool] = {}
+        self.own_vote_ticket: int | None = None
+        self.elections_tried = 0
+        self.reluctant = False
+        """Another actor of this node is stalled: stand for election only if nobody else does."""
+        self.passed_over = False
+        # What the owner takes.
+        self.outbox: list[Outbound] = []
         self.log_event: Callable[[str, dict[str, object]], None] = lambda _event, _fields: None
-        self.election_due = Millis(0)
+        self.observe_round_trip: Callable[[MemberId, int], None] = lambda _member, _elapsed_ms: None
+        self.heartbeats_late = 0
+        self.transfer = transfer.TransferState()
+        self.reads = read_index.ReadDesk(life << 32)
+        self.proposals = proposals.ProposalDesk(life << 32)
         self.election_patience = Millis(config.election_timeout_ms)
-        election.first_timeout(self, fresh=self.log.last.index == 0 and self.term == 0)
+        self.election_due = FAR_FUTURE
+        election.first_timeout(self)
 
     # --- what the owner reads ---------------------------------------------------------------------
 
@@ -153,37 +124,47 @@ class Raft:
         return self.configurations[-1][1]
 
     @property
-    def deadline(self) -> Millis | None:
+    def deadline(self) -> Millis:
         """When `tick` has something to do."""
-        if self.leading is not None:
-            return min(self.leading.heartbeat_due, self._reads_due())
-        if not self.configuration.is_voter(self.member):
-            return self._reads_due() if self.follower_reads else None
-        return min(self.election_due, self._reads_due())
-
-    def _reads_due(self) -> Millis:
-        retries = [read.retry_at for read in self.follower_reads.values()]
-        return min(retries, default=Millis(1 << 62))
+        own = self.election_due if self.leading is None else self.leading.due(self.now)
+        return min(own, self.reads.due, self.transfer.due)
 
     @property
     def disk_stuck(self) -> bool:
-        """Whether the disk has not answered for an election timeout."""
-        since = self.disk_waits_since
+        """Whether a write has waited for the disk longer than an election timeout."""
+        since = self.gate.waiting_since()
         return since is not None and self.now - since >= self.config.election_timeout_ms
 
     # --- what happens -----------------------------------------------------------------------------
 
     def step(self, sender: MemberId, message: PeerMessage, now: Millis) -> None:
-        """Take in one peer message."""
+        """Take in one peer message.
+
+        Raises:
+            PeerFault: it makes no sense; nothing has changed.
+            InvariantViolation: it shows that somebody broke a promise of consensus.
+        """
         self._advance(now)
-        handler = _HANDLERS.get(type(message).__name__)
-        assert handler is not None, f"{type(message).__name__} is no message for the core"
+        handler = _HANDLERS.get(message.kind)
+        if handler is None:
+            raise InvariantViolation(f"{message.kind} is no message for the core")
         handler(self, sender, message)
+
+    def submit(self, sequence: int, payload: bytes, now: Millis) -> None:
+        """Propose this node's batch here or at the leader; a refusal shows in `proposals.refused`."""
+        self._advance(now)
+        proposals.submit(self, sequence, payload)
+
+    def read(self, sequence: int, payload: bytes, now: Millis) -> None:
+        """Have a batch of reads released by `take_reads` as soon as it may be served."""
+        self._advance(now)
+        read_index.read(self, sequence, payload)
 
     def tick(self, now: Millis) -> None:
         """Do what is due at `now`: elections, heartbeats, quorum checks, retries."""
         self._advance(now)
-        reads.retry(self)
+        read_index.retry(self)
+        transfer.expire(self)
         if self.leading is not None:
             replication.leader_tick(self)
         elif now >= self.election_due:
@@ -192,20 +173,64 @@ class Raft:
     def persisted(self, ticket: int, last: LogPosition, now: Millis) -> None:
         """Everything up to `ticket` is on disk and the log ended at `last` then."""
         self._advance(now)
-        assert ticket <= self.ticket, f"ticket {ticket} was never given out"
-        self.ticket_acked = max(self.ticket_acked, ticket)
-        self.disk_waits_since = None if self.ticket_acked == self.ticket else now
-        if self.own_vote is not None and self.own_vote[1] <= self.ticket_acked:
-            term, _ = self.own_vote
-            self.own_vote = None
-            if term == self.term:
-                election.record_vote(self, self.member, granted=True)
+        self.gate.acknowledge(ticket)
         if self.log.persisted(last) and self.leading is not None:
             replication.advance_commit(self)
+        if self.own_vote_ticket is not None and self.gate.acknowledged >= self.own_vote_ticket:
+            # The own vote counts when it cannot be forgotten any more, like everybody else's.
+            self.own_vote_ticket = None
+            election.record_vote(self, self.member, granted=True)
+
+    def applied_to(self, index: Index, now: Millis) -> None:
+        """The applier has applied everything up to `index`."""
+        self._advance(now)
+        assert index <= self.handed, f"applied {index}, handed over {self.handed}"
+        self.applied = max(self.applied, index)
+
+    def end_turn(self, now: Millis) -> Drained:
+        """Feed the followers and return what the turn has to write and to send."""
+        self._advance(now)
+        read_index.ask(self)
+        if self.leading is not None:
+            replication.feed_followers(self)
+        outbox, self.outbox = self.outbox, []
+        return self.gate.drain(HardState(self.term, self.voted_for, self.commit), self.log, outbox, now)
 
     def _advance(self, now: Millis) -> None:
-        assert now >= self.now, "time was handed backwards"
+        assert now >= self.now, f"time was handed backwards, from {self.now} to {now}"
         self.now = now
+
+    # --- the stream to the applier ----------------------------------------------------------------
+
+    @property
+    def unapplied_bytes(self) -> int:
+        """Bytes of entries handed over and not applied yet."""
+        return self.log.bytes_between(self.applied, self.handed)
+
+    def may_hand_over(self) -> bool:
+        """Whether the applier can be given another entry."""
+        if min(self.commit, self.log.durable) <= self.handed:
+            return False
+        config = self.config
+        return (
+            self.handed - self.applied < config.unapplied_entries_max
+            and self.unapplied_bytes < config.unapplied_bytes_max
+        )
+
+    def take_committed(self) -> tuple[Entry, ...]:
+        """Return the next entries for the applier: committed, and durable in this node's own log."""
+        if not self.may_hand_over():
+            return ()
+        ready = min(self.commit, self.log.durable)
+        room = min(self.config.unapplied_entries_max - (self.handed - self.applied), ready - self.handed)
+        bytes_max = min(self.config.unapplied_bytes_max - self.unapplied_bytes, APPLY_BYTES_MAX)
+        entries = self.log.slice(Index(self.handed + 1), room, bytes_max)
+        self.handed = entries[-1].index
+        return entries
+
+    def take_reads(self) -> list[read_index.ReleasedRead]:
+        """Return reads whose entries have been handed over: they go behind them on the same link."""
+        return self.reads.take_released(self.handed)
 
     # --- what the topics use ----------------------------------------------------------------------
 
@@ -216,89 +241,51 @@ class Raft:
 
     def append(self, kind: EntryKind, data: bytes) -> Entry:
         """Put one entry of the current term behind the log."""
+        assert self.leading is not None, "only a leader appends by itself"
         entry = Entry(self.term, Index(self.log.last.index + 1), int(kind), data)
         self.log.append((entry,))
         return entry
 
-    def become_follower(self, term: Term, leader: MemberId) -> None:
+    def change_role(self, cause: Cause) -> None:
+        """Take the role that the table says."""
+        self.role = role_after(self.role, cause)
+        assert self.role is not Role.LEADER or cause is Cause.VOTE_WON, "office comes from votes alone"
+        if self.role is not Role.CANDIDATE:
+            self.own_vote_ticket = None
+
+    def become_follower(self, term: Term, leader: MemberId, cause: Cause) -> None:
         """Follow `leader` (or nobody yet) in `term`."""
         assert term >= self.term, f"term would fall from {self.term} to {term}"
+        self.change_role(cause)
         if term > self.term:
             self.term = term
             self.voted_for = NOBODY
         if self.leading is not None:
-            reads.office_lost(self)
-            if self.leading.transfer_to != NOBODY:
-                self.transfer_ended = True
-            self.log_event("leadership_lost", {"term": self.term})
-        self.leading = None
-        self.role = Role.FOLLOWER
+            read_index.office_lost(self)
+            self.log_event("leadership_lost", {"term": self.term, "cause": cause.value})
+            self.leading = None
         self.votes = {}
-        if leader != self.leader:
-            reads.leader_changed(self)
-        self.leader = leader
+        self.set_leader(leader)
         election.reset_timeout(self)
 
-    def take_persist(self) -> PersistBatch | None:
-        """Return what must be written now, if anything; the ticket comes back through `persisted`."""
-        state = HardState(self.term, self.voted_for, self.commit)
-        last = self.log.last
-        vote_changed = state[:2] != self.saved[:2]
-        # The commit index alone is not worth a sync: it is written along with the next entries.
-        if not vote_changed and self.written_to >= last.index:
-            return None
-        entries = self.log.between(Index(self.written_to + 1), last.index) if last.index > self.written_to else ()
-        self.saved = state
-        self.written_to = last.index
-        return self._ticketed(state, entries)
-
-    def empty_persist(self) -> PersistBatch:
-        """Return a write of nothing: it keeps held messages in order behind the writes in flight."""
-        return self._ticketed(None, ())
-
-    def _ticketed(self, state: HardState | None, entries: tuple[Entry, ...]) -> PersistBatch:
-        self.ticket += 1
-        if self.disk_waits_since is None:
-            self.disk_waits_since = self.now
-        if self.own_vote is not None and self.own_vote[1] == 0:
-            self.own_vote = (self.own_vote[0], self.ticket)
-        return PersistBatch(self.ticket, state, entries, self.log.last)
-
-    def take_committed(self, entries_max: int, bytes_max: int) -> tuple[Entry, ...]:
-        """Return the next entries for the applier: committed, and durable in this node's own log."""
-        ready = min(self.commit, self.log.durable)
-        if ready <= self.handed:
-            return ()
-        first = Index(self.handed + 1)
-        entries = self.log.slice(first, min(entries_max, ready - self.handed), bytes_max)
-        self.handed = entries[-1].index
-        return entries
-
-    def check(self) -> None:
-        """Assert the invariants that hold between the parts."""
-        self.log.check()
-        assert self.commit <= self.log.last.index, f"commit {self.commit} behind the log's end"
-        assert self.applied <= self.handed, f"applied {self.applied} before it was handed over"
-        assert self.handed <= self.commit, f"handed over {self.handed}, committed {self.commit}"
-        assert (self.leading is not None) == (self.role is Role.LEADER), "leader state without the office"
-        assert self.role is not Role.LEADER or self.leader == self.member, "a leader knows itself"
-        self.configuration.check()
-        if self.leading is not None:
-            assert self.member not in self.leading.progress, "a leader does not follow itself"
-            for progress in self.leading.progress.values():
-                progress.check()
-                assert progress.matched <= self.log.last.index, "a follower holds more than its leader"
+    def set_leader(self, leader: MemberId) -> None:
+        """Note who leads; questions to the one before are void."""
+        if leader != self.leader:
+            read_index.leader_changed(self)
+            self.leader = leader
+        transfer.leader_known(self)
 
 
 _HANDLERS: dict[str, Callable[[Raft, MemberId, PeerMessage], None]] = {
     "RequestVote": election.on_request_vote,
     "RequestVoteReply": election.on_request_vote_reply,
-    "TimeoutNow": election.on_timeout_now,
-    "AppendEntries": replication.on_append_entries,
+    "TimeoutNow": transfer.on_timeout_now,
+    "AppendEntries": following.on_append_entries,
+    "Heartbeat": following.on_heartbeat,
     "AppendEntriesReply": replication.on_append_entries_reply,
-    "Heartbeat": replication.on_heartbeat,
     "HeartbeatReply": replication.on_heartbeat_reply,
-    "FollowerLags": replication.on_follower_lags,
-    "RequestReadIndex": reads.on_request_read_index,
-    "ReadIndexReply": reads.on_read_index_reply,
+    "ForwardProposal": proposals.on_forward_proposal,
+    "ForwardProposalReply": proposals.on_forward_proposal_reply,
+    "RequestReadIndex": read_index.on_request_read_index,
+    "ReadIndexReply": read_index.on_read_index_reply,
 }

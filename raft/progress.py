@@ -1,12 +1,14 @@
 """One follower as the leader sees it.
 
-Invariants: `matched < next_index`; in REPLICATE everything in `matched+1 .. next_index-1` is in flight.
+Invariants: `matched < next_index`; in REPLICATE everything in `matched+1 .. next_index-1` is in flight; outside of it
+nothing is.
 """
 
 from collections import deque
 from enum import Enum
 
-from protocol.types import Index, MemberId, Millis
+from protocol.types import Index, LogPosition, MemberId, Millis
+from raft.log import Log
 
 
 class ProgressState(Enum):
@@ -30,65 +32,68 @@ class Progress:
         self.next_index = next_index
         self.inflight: deque[tuple[Index, int]] = deque()
         self.inflight_bytes = 0
-        self.heard_at = Millis(0)
-        self.heard_ever = False
+        self.heard_at: Millis | None = None
+        """When this member last answered this leader; None: never."""
         self.sent_at = now
+        """When the last append left, or when the last news of one came."""
         self.probe_sent = False
         self.commit_sent = Index(0)
         self.round_acked = 0
-        self.round_sent_at: dict[int, Millis] = {}
-        self.snapshot_wanted_since: Millis | None = None
+        self.timed_round: tuple[int, Millis] | None = None
+        """The heartbeat whose round trip is being measured; one at a time."""
+
+    def heard_since(self, instant: Millis) -> bool:
+        """Whether it has answered at or after `instant`."""
+        return self.heard_at is not None and self.heard_at >= instant
 
     def sent(self, last: Index, size_bytes: int, now: Millis) -> None:
-        """Note an append up to `last` (which may carry nothing)."""
+        """Note an append with entries up to `last`, or a probe."""
         self.sent_at = now
         if self.state is ProgressState.PROBE:
             self.probe_sent = True
             return
+        assert self.state is ProgressState.REPLICATE, "nothing is sent to who waits for a snapshot"
         if last >= self.next_index:
             self.inflight.append((last, size_bytes))
             self.inflight_bytes += size_bytes
             self.next_index = Index(last + 1)
 
-    def acknowledged(self, matched: Index) -> bool:
-        """Note that the follower holds everything up to `matched`; True if that is news."""
+    def acknowledged(self, matched: Index, log_first: Index, now: Millis) -> bool:
+        """Note that the follower has everything up to `matched` on its disk; True if that is news."""
         while self.inflight and self.inflight[0][0] <= matched:
             self.inflight_bytes -= self.inflight.popleft()[1]
         news = matched > self.matched
         if news:
             self.matched = matched
-        self.next_index = max(self.next_index, Index(self.matched + 1))
-        if self.state is ProgressState.PROBE:
-            self.probe_sent = False
+            self.sent_at = now
+        if self.state is ProgressState.PROBE or (self.state is ProgressState.SNAPSHOT and matched >= log_first - 1):
             self._enter(ProgressState.REPLICATE, Index(self.matched + 1))
+        else:
+            self.next_index = max(self.next_index, Index(self.matched + 1))
         return news
 
-    def rejected(self, at: Index, hint: Index) -> bool:
-        """Step back to `hint`; False if the rejection is an old one."""
+    def rejected(self, at: Index, hint: LogPosition, log: Log, now: Millis) -> None:
+        """The logs do not meet at `at`: step back, or wait for a snapshot where the log does not reach back enough.
+
+        An old rejection, of an append whose place was settled since, changes nothing.
+        """
         if self.state is ProgressState.REPLICATE:
-            if at <= self.matched:
-                return False
-            self._enter(ProgressState.PROBE, Index(self.matched + 1))
-            return True
-        if self.next_index != at + 1:
-            return False
-        self.next_index = Index(max(min(at, hint + 1), self.matched + 1))
+            if at > self.matched:
+                self._enter(ProgressState.PROBE, Index(self.matched + 1))
+            return
+        if self.state is not ProgressState.PROBE or self.next_index != at + 1 or at <= self.matched:
+            return
+        # The follower named the furthest place that could match by its terms; ours may rule out more.
+        meeting = log.last_not_above(hint)
+        if hint.index < log.mark.index or (meeting.index == at and at == log.mark.index):
+            self._enter(ProgressState.SNAPSHOT, self.next_index)
+            self.sent_at = now
+            return
+        self.next_index = Index(max(min(at, meeting.index + 1), self.matched + 1))
         self.probe_sent = False
-        return True
 
     def probe_again(self) -> None:
         """What was in flight is taken for lost: start over behind what is known to be there."""
-        self._enter(ProgressState.PROBE, Index(self.matched + 1))
-
-    def await_snapshot(self, now: Millis) -> None:
-        """Send nothing more until a snapshot has been installed."""
-        self._enter(ProgressState.SNAPSHOT, self.next_index)
-        self.snapshot_wanted_since = now
-
-    def snapshot_done(self, matched: Index) -> None:
-        """The follower stands at `matched` after a snapshot."""
-        self.matched = max(self.matched, matched)
-        self.snapshot_wanted_since = None
         self._enter(ProgressState.PROBE, Index(self.matched + 1))
 
     def _enter(self, state: ProgressState, next_index: Index) -> None:

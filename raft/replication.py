@@ -1,41 +1,35 @@
-"""How entries reach the followers and become committed (thesis, sections 3.5, 3.6, 10.2.1).
+"""How a leader brings entries to the followers and commits them (thesis, sections 3.5, 3.6, 10.2.1).
 
-Invariants: the leader never overwrites its own log; only entries of its own term are committed by counting; a
-follower acknowledges only behind its own fsync; what is in flight to a follower is bounded in count and bytes.
+Invariants: the leader never overwrites its own log; only entries of its own term are committed by counting; the
+leader's own entries count after its own fsync; what is in flight to a follower is bounded in count and bytes.
 """
 
 from typing import TYPE_CHECKING
 
-from protocol.peer import (
-    AppendEntries,
-    AppendEntriesReply,
-    FollowerLags,
-    Heartbeat,
-    HeartbeatReply,
-    PeerMessage,
-    TimeoutNow,
-)
+from protocol.errors import InvariantViolation, PeerFault
+from protocol.peer import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, PeerMessage
 from protocol.types import NOBODY, EntryKind, Index, LogPosition, MemberId, Millis
-from raft import membership, reads
+from raft import membership, read_index, transfer
+from raft.leading import LeaderState
 from raft.progress import Progress, ProgressState
 from raft.quorum import VoteResult, committed_index, vote_result
+from raft.transitions import Cause
 
 if TYPE_CHECKING:
     from raft.core import Raft
 
 
 def take_office(raft: "Raft") -> None:
-    """Begin to lead: probe everybody and append the no-op that lets older entries be committed."""
-    from raft.core import LeaderState
-
-    next_index = Index(raft.log.last.index + 1)
+    """Begin to lead: probe everybody and append the no-op that lets older entries be committed (thesis, 3.6.2)."""
+    assert raft.leading is None, "nobody takes office twice"
     raft.leading = LeaderState(
         progress={},
-        first_own_index=next_index,
+        first_own_index=Index(raft.log.last.index + 1),
         quorum_checked_at=raft.now,
-        heartbeat_due=raft.now,
+        tick_due=raft.now,
     )
     sync_followers(raft)
+    raft.proposals.office_taken(raft.term)
     raft.append(EntryKind.NOOP, b"")
 
 
@@ -50,43 +44,48 @@ def sync_followers(raft: "Raft") -> None:
     }
 
 
-# --- the leader ------------------------------------------------------------------------------------
+# --- time ------------------------------------------------------------------------------------------
 
 
 def leader_tick(raft: "Raft") -> None:
-    """Say that we live, look after what was lost, and leave office when a majority is silent."""
+    """Say that we live, look after what was lost, and leave office when a majority or the own disk is silent."""
     leading = raft.leading
     assert leading is not None, "only a leader ticks so"
     config = raft.config
-    if raft.now - leading.quorum_checked_at >= config.election_timeout_ms:
-        leading.quorum_checked_at = raft.now
-        if not _quorum_heard(raft):
-            raft.log_event("quorum_silent", {"term": raft.term})
-            raft.become_follower(raft.term, NOBODY)
-            return
-    if leading.transfer_to != NOBODY and raft.now >= leading.transfer_deadline:
-        leading.transfer_to = NOBODY
-        raft.transfer_ended = False
     if raft.disk_stuck:
         # A leader that cannot write must not keep others from electing one that can.
-        raft.log_event("disk_stuck", {"term": raft.term})
-        raft.become_follower(raft.term, NOBODY)
+        leave_office(raft, "disk_stuck")
         return
-    if raft.now >= leading.heartbeat_due:
-        send_heartbeats(raft)
-        for progress in leading.progress.values():
-            _find_lost(raft, progress)
+    if raft.now < leading.tick_due:
+        return
+    if raft.now - leading.tick_due > config.heartbeat_interval_ms:
+        raft.heartbeats_late += 1
+    leading.tick_due = Millis(raft.now + config.heartbeat_interval_ms)
+    if raft.now - leading.quorum_checked_at >= config.election_timeout_ms:
+        leading.quorum_checked_at = raft.now
+        if not quorum_heard(raft):
+            raft.log_event("quorum_silent", {"term": raft.term})
+            raft.become_follower(raft.term, NOBODY, Cause.OFFICE_LEFT)
+            return
+    send_heartbeats(raft)
+    for progress in leading.progress.values():
+        _find_lost(raft, progress)
+    transfer.remind(raft)
 
 
-def _quorum_heard(raft: "Raft") -> bool:
+def leave_office(raft: "Raft", reason: str) -> None:
+    """Step down at once, with a word to the follower that is furthest ahead so that the others need not wait."""
+    raft.log_event("leader_leaves", {"term": raft.term, "reason": reason})
+    transfer.bequeath(raft)
+    raft.become_follower(raft.term, NOBODY, Cause.OFFICE_LEFT)
+
+
+def quorum_heard(raft: "Raft") -> bool:
+    """Whether a majority has answered within the last election timeout (check-quorum; thesis, section 6.2)."""
     leading = raft.leading
     assert leading is not None, "only a leader counts"
-    since = raft.now - raft.config.election_timeout_ms
-    heard = {
-        member: True
-        for member, progress in leading.progress.items()
-        if progress.heard_ever and progress.heard_at >= since
-    }
+    since = Millis(raft.now - raft.config.election_timeout_ms)
+    heard = {member: True for member, progress in leading.progress.items() if progress.heard_since(since)}
     heard[raft.member] = True
     configuration = raft.configuration
     return vote_result(configuration.voters, configuration.outgoing, heard) is VoteResult.WON
@@ -96,112 +95,181 @@ def send_heartbeats(raft: "Raft") -> None:
     """Send every follower a heartbeat that carries the newest read round."""
     leading = raft.leading
     assert leading is not None, "only a leader's heart beats"
-    leading.heartbeat_due = Millis(raft.now + raft.config.heartbeat_interval_ms)
-    leading.rounds_wanted = False
+    leading.round_wanted = False
     for member, progress in leading.progress.items():
         commit = Index(min(progress.matched, raft.commit))
         raft.send(member, Heartbeat(term=raft.term, commit=commit, round=leading.round))
         progress.commit_sent = max(progress.commit_sent, commit)
-        progress.round_sent_at.setdefault(leading.round, raft.now)
+        if progress.timed_round is None or progress.timed_round[0] != leading.round:
+            progress.timed_round = (leading.round, raft.now)
+
+
+def _patience(raft: "Raft") -> int:
+    """How long an append may go unanswered before it is taken for lost."""
+    return max(2 * raft.config.heartbeat_interval_ms, raft.config.election_timeout_ms // 4)
 
 
 def _find_lost(raft: "Raft", progress: Progress) -> None:
-    """Take silent appends for lost; fetch a follower out of a snapshot that came to nothing."""
-    patience = max(2 * raft.config.heartbeat_interval_ms, raft.config.election_timeout_ms // 2)
-    if raft.now - progress.sent_at < patience:
+    """Take silent appends for lost, if the follower lives; who is silent altogether is left to the heartbeats."""
+    if raft.now - progress.sent_at < _patience(raft) or not _alive(raft, progress):
         return
     if progress.state is ProgressState.REPLICATE and progress.inflight:
         progress.probe_again()
-    elif progress.state is ProgressState.PROBE and progress.probe_sent:
+    elif progress.state is ProgressState.PROBE:
         progress.probe_sent = False
+    elif progress.state is ProgressState.SNAPSHOT:
+        # Word of an installed snapshot may have been lost: see whether the log now reaches it.
+        progress.sent_at = raft.now
+        _send_append(raft, progress.member, raft.log.mark, 0, quiet=False)
+
+
+def _alive(raft: "Raft", progress: Progress) -> bool:
+    return progress.heard_since(Millis(raft.now - raft.config.election_timeout_ms))
+
+
+# --- appends ---------------------------------------------------------------------------------------
 
 
 def feed_followers(raft: "Raft") -> None:
-    """Send what each follower may get now; called once a turn, so that a turn is one append."""
+    """Send each follower at most one append; called once a turn, so that a turn is one append."""
     leading = raft.leading
-    if leading is None:
-        return
-    if leading.rounds_wanted:
+    assert leading is not None, "only a leader feeds"
+    if leading.round_wanted:
         send_heartbeats(raft)
+    # Followers that stand at the same place get the same message; it is encoded once.
+    built: dict[Index, AppendEntries] = {}
+    quiet: dict[Index, AppendEntries] = {}
+    leading.more_to_send = False
     for progress in leading.progress.values():
-        _feed(raft, progress)
+        _feed(raft, progress, built, quiet)
+        if progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
+            leading.more_to_send = True
 
 
-def _feed(raft: "Raft", progress: Progress) -> None:
+def _sendable(raft: "Raft", progress: Progress) -> bool:
+    """Whether entries wait for this follower and the window has room."""
     config = raft.config
-    while True:
-        if progress.state is ProgressState.SNAPSHOT or (progress.state is ProgressState.PROBE and progress.probe_sent):
-            return
-        last = raft.log.last.index
-        news = progress.next_index <= last
-        if progress.state is ProgressState.REPLICATE:
-            full = (
-                len(progress.inflight) >= config.inflight_appends_max
-                or progress.inflight_bytes >= config.inflight_appends_max * config.append_bytes_max
-            )
-            commit_news = raft.commit > progress.commit_sent and progress.next_index > raft.commit
-            if full or not (news or commit_news):
-                return
-        previous_index = Index(progress.next_index - 1)
-        previous_term = raft.log.term_at(previous_index)
-        if previous_term is None:
-            progress.await_snapshot(raft.now)
-            return
-        entries = (
-            raft.log.slice(progress.next_index, config.append_entries_max, config.append_bytes_max) if news else ()
-        )
-        raft.send(
-            progress.member,
-            AppendEntries(
-                term=raft.term,
-                previous=LogPosition(previous_term, previous_index),
-                entries=entries,
-                commit=raft.commit,
-            ),
-            bulk=True,
-        )
+    return (
+        progress.next_index <= raft.log.last.index
+        and len(progress.inflight) < config.inflight_appends_max
+        and (not progress.inflight or progress.inflight_bytes < config.inflight_bytes_max)
+    )
+
+
+def _feed(
+    raft: "Raft", progress: Progress, built: dict[Index, AppendEntries], quiet: dict[Index, AppendEntries]
+) -> None:
+    if progress.state is ProgressState.SNAPSHOT:
+        return
+    if progress.state is ProgressState.REPLICATE and progress.next_index <= raft.log.mark.index:
+        # The log was cut before this follower got all of it.
+        progress.probe_again()
+    if progress.state is ProgressState.PROBE:
+        if not progress.probe_sent:
+            _probe(raft, progress)
+        return
+    if _sendable(raft, progress):
+        message = built.get(progress.next_index)
+        if message is None:
+            message = _append_behind(raft, Index(progress.next_index - 1), raft.config.append_entries_max, quiet=False)
+            built[progress.next_index] = message
+        raft.send(progress.member, message, bulk=True)
+        size = raft.log.bytes_between(message.previous.index, message.entries[-1].index)
+        progress.sent(message.entries[-1].index, size, raft.now)
         progress.commit_sent = raft.commit
-        size = sum(len(entry.data) for entry in entries)
-        progress.sent(entries[-1].index if entries else previous_index, size, raft.now)
-        if not entries:
-            return
+    elif raft.commit > progress.commit_sent and progress.next_index > raft.commit:
+        # Nothing else goes out: tell the news, a client of this follower may wait for it.
+        news = quiet.get(progress.next_index)
+        if news is None:
+            news = quiet[progress.next_index] = _append_behind(raft, Index(progress.next_index - 1), 0, quiet=True)
+        raft.send(progress.member, news, bulk=True)
+        progress.commit_sent = raft.commit
 
 
-def on_append_entries_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
-    """Move a follower's cursor; commit what a majority now holds."""
-    assert isinstance(message, AppendEntriesReply)
-    progress = _follower(raft, sender, message)
-    if progress is None:
-        return
-    if message.rejected:
-        if progress.rejected(message.matched, message.conflict.index):
-            hint = message.conflict
-            if raft.log.term_at(hint.index) != hint.term and hint.index > raft.log.mark.index:
-                # Same index, other term: step over our whole run of terms above the follower's.
-                ours = raft.log.conflict_hint(hint)
-                progress.next_index = Index(max(progress.matched + 1, min(progress.next_index, ours.index + 1)))
-        return
-    if message.matched > raft.log.last.index:
-        return
-    if progress.state is ProgressState.SNAPSHOT and message.matched >= raft.log.mark.index:
-        progress.snapshot_done(message.matched)
-    if progress.state is not ProgressState.SNAPSHOT and progress.acknowledged(message.matched):
-        advance_commit(raft)
-        _hand_over_when_ready(raft, progress)
+def _probe(raft: "Raft", progress: Progress) -> None:
+    """Send one append and wait for what the follower says to it."""
+    if progress.next_index <= raft.log.mark.index:
+        # What it needs may be cut away; ask at the first place we still know before a snapshot is made.
+        progress.next_index = raft.log.first_index
+    # The first probe carries entries, it may well fit; who is silent then gets nothing but small questions.
+    hopeful = progress.heard_at is None or _alive(raft, progress)
+    entries_max = raft.config.append_entries_max if hopeful else 0
+    previous = _position(raft, Index(progress.next_index - 1))
+    _send_append(raft, progress.member, previous, entries_max, quiet=False)
+    progress.sent(Index(progress.next_index - 1), 0, raft.now)
+    progress.commit_sent = raft.commit
 
 
-def _follower(raft: "Raft", sender: MemberId, message: PeerMessage) -> Progress | None:
+def _position(raft: "Raft", index: Index) -> LogPosition:
+    term = raft.log.term_at(index)
+    if term is None:
+        raise InvariantViolation(
+            f"an append behind {index}, the log holds {raft.log.mark.index}..{raft.log.last.index}"
+        )
+    return LogPosition(term, index)
+
+
+def _append_behind(raft: "Raft", index: Index, entries_max: int, *, quiet: bool) -> AppendEntries:
+    previous = _position(raft, index)
+    following = Index(index + 1)
+    wanted = entries_max and following <= raft.log.last.index
+    entries = raft.log.slice(following, entries_max, raft.config.append_bytes_max) if wanted else ()
+    # Built without validation: everything in it is our own, and this is the hottest message there is.
+    return AppendEntries.model_construct(
+        term=raft.term, previous=previous, entries=entries, commit=raft.commit, quiet=quiet
+    )
+
+
+def _send_append(raft: "Raft", to: MemberId, previous: LogPosition, entries_max: int, *, quiet: bool) -> None:
+    raft.send(to, _append_behind(raft, previous.index, entries_max, quiet=quiet), bulk=True)
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+
+def follower_of(raft: "Raft", sender: MemberId, message: PeerMessage) -> Progress | None:
     """Return the sender's progress if this member leads it in this term; step down before a higher one."""
     if message.term > raft.term:
-        raft.become_follower(message.term, NOBODY)
+        raft.become_follower(message.term, NOBODY, Cause.HIGHER_TERM_SEEN)
         return None
     if raft.leading is None or message.term < raft.term:
         return None
     progress = raft.leading.progress.get(sender)
     if progress is not None:
         progress.heard_at = raft.now
-        progress.heard_ever = True
     return progress
+
+
+def on_append_entries_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
+    """Move a follower's cursor; commit what a majority now has on disk."""
+    assert isinstance(message, AppendEntriesReply), f"{message.kind} came to on_append_entries_reply"
+    progress = follower_of(raft, sender, message)
+    if progress is None:
+        return
+    if message.rejected:
+        progress.rejected(message.matched, message.conflict, raft.log, raft.now)
+        return
+    if message.matched > raft.log.last.index:
+        raise PeerFault(f"{sender:x} acknowledges {message.matched}, our log ends at {raft.log.last.index}")
+    if progress.acknowledged(message.matched, raft.log.first_index, raft.now):
+        advance_commit(raft)
+        transfer.hand_over_when_ready(raft)
+
+
+def on_heartbeat_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
+    """Note that the follower lives, and which read round it has confirmed."""
+    assert isinstance(message, HeartbeatReply), f"{message.kind} came to on_heartbeat_reply"
+    progress = follower_of(raft, sender, message)
+    if progress is None:
+        return
+    timed = progress.timed_round
+    if timed is not None and timed[0] == message.round:
+        raft.observe_round_trip(sender, raft.now - timed[1])
+        progress.timed_round = None
+    if message.round > progress.round_acked:
+        progress.round_acked = message.round
+        read_index.round_acknowledged(raft)
+    _find_lost(raft, progress)
 
 
 def advance_commit(raft: "Raft") -> None:
@@ -214,133 +282,6 @@ def advance_commit(raft: "Raft") -> None:
     index = committed_index(configuration.voters, configuration.outgoing, durable)
     if index <= raft.commit or raft.log.term_at(index) != raft.term:
         return
-    committed = raft.log.between(Index(raft.commit + 1), index)
-    leading.uncommitted_bytes -= sum(len(entry.data) for entry in committed)
-    leading.uncommitted_bytes = max(leading.uncommitted_bytes, 0)
     raft.commit = index
-    reads.own_term_committed(raft)
+    read_index.own_term_committed(raft)
     membership.committed_as_leader(raft)
-
-
-def start_transfer(raft: "Raft", target: MemberId) -> bool:
-    """Begin to hand leadership over; False if `target` (NOBODY: whoever is furthest) cannot take it."""
-    leading = raft.leading
-    if leading is None:
-        return False
-    candidates = [member for member in raft.configuration.voters if member in leading.progress]
-    if target == NOBODY:
-        candidates.sort(key=lambda member: (leading.progress[member].matched, member))
-        target = candidates[-1] if candidates else NOBODY
-    if target not in candidates:
-        return False
-    leading.transfer_to = target
-    leading.transfer_deadline = Millis(raft.now + raft.config.election_timeout_ms)
-    _hand_over_when_ready(raft, leading.progress[target])
-    return True
-
-
-def _hand_over_when_ready(raft: "Raft", progress: Progress) -> None:
-    leading = raft.leading
-    if leading is not None and leading.transfer_to == progress.member and progress.matched == raft.log.last.index:
-        raft.send(progress.member, TimeoutNow(term=raft.term))
-
-
-def on_heartbeat_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
-    """Note that the follower lives, and which read round it has confirmed."""
-    assert isinstance(message, HeartbeatReply)
-    progress = _follower(raft, sender, message)
-    if progress is None:
-        return
-    progress.round_sent_at = {number: at for number, at in progress.round_sent_at.items() if number > message.round}
-    if message.round > progress.round_acked:
-        progress.round_acked = message.round
-        reads.round_acknowledged(raft)
-
-
-def on_follower_lags(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
-    """A follower has installed a snapshot, or stands somewhere else than we thought: go on from there."""
-    assert isinstance(message, FollowerLags)
-    progress = _follower(raft, sender, message)
-    if progress is not None and message.matched <= raft.log.last.index:
-        progress.snapshot_done(message.matched)
-        advance_commit(raft)
-
-
-# --- the follower ----------------------------------------------------------------------------------
-
-
-def _hear_leader(raft: "Raft", sender: MemberId, message: PeerMessage) -> bool:
-    """Follow the sender of this term; False if its term is over (it is told so by the caller)."""
-    from raft.core import Role
-
-    if message.term < raft.term:
-        return False
-    if message.term > raft.term or raft.role is not Role.FOLLOWER or raft.leader != sender:
-        assert not (message.term == raft.term and raft.leading is not None), f"two leaders in term {raft.term}"
-        raft.become_follower(message.term, sender)
-    raft.heard_leader_at = raft.now
-    # The jitter is drawn once per following, not per message: it only has to differ between members.
-    raft.election_due = Millis(raft.now + raft.election_patience)
-    return True
-
-
-def on_append_entries(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
-    """Take over the leader's entries where the logs meet; the answer follows the fsync."""
-    assert isinstance(message, AppendEntries)
-    if not _hear_leader(raft, sender, message):
-        _tell_deposed(raft, sender)
-        return
-    previous = message.previous
-    if previous.index < raft.log.mark.index:
-        # What lies before the mark is committed, so it matches; an old append is answered with what we hold.
-        raft.send(sender, _accepted(raft, raft.commit), after_sync=True)
-        return
-    if raft.log.term_at(previous.index) != previous.term:
-        hint = raft.log.conflict_hint(previous)
-        reply = AppendEntriesReply(term=raft.term, matched=previous.index, rejected=True, conflict=hint)
-        raft.send(sender, reply)
-        return
-    for position, entry in enumerate(message.entries):
-        held = raft.log.term_at(entry.index)
-        if held == entry.term:
-            continue
-        if held is not None:
-            assert entry.index > raft.commit, f"a committed entry {entry.index} would be overwritten"
-            raft.log.truncate(entry.index)
-            raft.written_to = min(raft.written_to, Index(entry.index - 1))
-            membership.truncated(raft, entry.index)
-        fresh = message.entries[position:]
-        raft.log.append(fresh)
-        membership.appended(raft, fresh)
-        break
-    matched = Index(previous.index + len(message.entries))
-    _learn_commit(raft, Index(min(message.commit, matched)))
-    raft.send(sender, _accepted(raft, matched), after_sync=True)
-
-
-def _accepted(raft: "Raft", matched: Index) -> AppendEntriesReply:
-    return AppendEntriesReply(term=raft.term, matched=matched, rejected=False, conflict=LogPosition(raft.term, matched))
-
-
-def _tell_deposed(raft: "Raft", sender: MemberId) -> None:
-    reply = AppendEntriesReply(
-        term=raft.term, matched=Index(0), rejected=True, conflict=LogPosition(raft.term, Index(0))
-    )
-    raft.send(sender, reply)
-
-
-def _learn_commit(raft: "Raft", commit: Index) -> None:
-    if commit > raft.commit:
-        assert commit <= raft.log.last.index, f"commit {commit} behind the log's end"
-        raft.commit = commit
-
-
-def on_heartbeat(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
-    """Answer the leader's sign of life; never past its term."""
-    assert isinstance(message, Heartbeat)
-    if not _hear_leader(raft, sender, message):
-        _tell_deposed(raft, sender)
-        return
-    _learn_commit(raft, Index(min(message.commit, raft.log.last.index)))
-    if not raft.disk_stuck:
-        raft.send(sender, HeartbeatReply(term=raft.term, round=message.round))

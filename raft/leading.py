@@ -1,0 +1,32 @@
+"""What only a leader has; made when it takes office and gone with it. Plain state, no rule."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from protocol.types import Index, MemberId, Millis
+from raft.progress import Progress
+
+if TYPE_CHECKING:
+    from raft.read_index import PendingRead
+
+
+@dataclass(slots=True)
+class LeaderState:
+    """The office: followers, rounds and reads of this term."""
+
+    progress: dict[MemberId, Progress]
+    first_own_index: Index
+    """The no-op of this term: until it is committed nothing is known to be (thesis, section 6.4)."""
+    quorum_checked_at: Millis
+    tick_due: Millis
+    """The next regular heartbeat; read rounds in between do not put it off."""
+    round: int = 0
+    round_wanted: bool = False
+    """A read has come since the last heartbeats: send a new round at the end of the turn."""
+    unconfirmed: list["PendingRead"] = field(default_factory=list)
+    more_to_send: bool = False
+    """A follower could take another append: the next turn should come at once."""
+
+    def due(self, now: Millis) -> Millis:
+        """When the leader wants to be woken."""
+        return now if self.more_to_send else self.tick_due
