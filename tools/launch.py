@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from gateway.process import run_gateway
 
 from actors.lifeline import Lifeline, LifelineCut
 from actors.logs import LEVELS, configure_logs
 from actors.process import ROLES
 from actors.supervisor import Supervisor, die_with_parent
+from gateway.process import run_gateway
 from protocol import local
 from protocol.config import ClusterConfig, NodeConfig, load_config
 from protocol.errors import ConfigError
