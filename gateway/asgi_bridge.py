@@ -2,11 +2,12 @@
 
 Owns one task per request while it is served. Knows no path. Invariants: a request is served when it is complete, so
 that what is wrong with its end is not answered with a page; a body larger than `BODY_BYTES_MAX` is refused; a request
-whose stream is gone has its task cancelled.
+whose stream is gone has its task cancelled; `PAGES_AT_ONCE_MAX` pages are made at a time, however many are asked for.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from typing import Any, Final
 
 import structlog
@@ -16,8 +17,13 @@ from gateway.http2_frames import H2Error
 from gateway.http2_hpack import RequestHead, encode_fields
 
 BODY_BYTES_MAX: Final = 1024 * 1024
+PAGES_AT_ONCE_MAX: Final = 16
+"""Pages being made at one time: each costs a loop that has better things to do."""
+PAGES_WAITING_MAX: Final = 1000
+"""Pages waiting for their turn, of all connections; over it: 503."""
 _NOT_IN_HTTP2: Final = (b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade")
 _TOO_LARGE: Final = encode_fields([(b":status", b"413"), (b"content-length", b"0")])
+_BUSY: Final = encode_fields([(b":status", b"503"), (b"content-length", b"0"), (b"retry-after", b"1")])
 _FAILED: Final = encode_fields([(b":status", b"500"), (b"content-length", b"0")])
 
 Event = MutableMapping[str, Any]
@@ -27,7 +33,7 @@ AsgiApp = Callable[[Any, Callable[[], Awaitable[Event]], Callable[[Event], Await
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("body", "head", "headers_sent", "stream_id", "task", "told")
+    __slots__ = ("body", "dropped", "head", "headers_sent", "stream_id", "task", "told")
 
     def __init__(self, stream_id: int, head: RequestHead) -> None:
         self.stream_id = stream_id
@@ -36,22 +42,53 @@ class _Exchange:
         self.told = False
         """Whether the application has been given the body."""
         self.headers_sent = False
+        self.dropped = False
         self.task: asyncio.Task[None] | None = None
+
+
+class PageQueue:
+    """The pages all connections have asked for: a few are being made, the others wait in order."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._running = 0
+        self._waiting: deque[tuple[_Exchange, Callable[[_Exchange], Coroutine[Any, Any, None]]]] = deque()
+
+    def put(self, exchange: _Exchange, serve: Callable[[_Exchange], Coroutine[Any, Any, None]]) -> bool:
+        """Have `serve(exchange)` run when its turn comes; False if too many wait."""
+        if len(self._waiting) >= PAGES_WAITING_MAX:
+            return False
+        self._waiting.append((exchange, serve))
+        self._start()
+        return True
+
+    def _start(self) -> None:
+        while self._waiting and self._running < PAGES_AT_ONCE_MAX:
+            exchange, serve = self._waiting.popleft()
+            if exchange.dropped:
+                continue
+            self._running += 1
+            exchange.task = self.loop.create_task(serve(exchange))
+            exchange.task.add_done_callback(self._on_done)
+
+    def _on_done(self, _task: "asyncio.Task[None]") -> None:
+        self._running -= 1
+        self._start()
 
 
 class AsgiBridge:
     """Serves the plain requests of one HTTP/2 connection."""
 
-    __slots__ = ("_answers", "_exchanges", "_load", "_loop", "_tell")
+    __slots__ = ("_answers", "_exchanges", "_load", "_pages", "_tell")
 
     def __init__(
         self,
-        loop: asyncio.AbstractEventLoop,
+        pages: PageQueue,
         load: Callable[[], Awaitable[AsgiApp]],
         answers: Callable[[], Http2Answers],
         tell: Callable[[], None],
     ) -> None:
-        self._loop = loop
+        self._pages = pages
         self._load = load
         self._answers = answers
         self._tell = tell
@@ -72,8 +109,9 @@ class AsgiBridge:
         if len(exchange.body) > BODY_BYTES_MAX:
             self._drop(stream_id)
             self._answers().send_headers(stream_id, _TOO_LARGE, end_stream=True)
-        elif ended:
-            exchange.task = self._loop.create_task(self._serve(exchange))
+        elif ended and not self._pages.put(exchange, self._serve):
+            self._drop(stream_id)
+            self._answers().send_headers(stream_id, _BUSY, end_stream=True)
 
     def on_reset(self, stream_id: int) -> None:
         """The stream is gone."""
@@ -86,8 +124,10 @@ class AsgiBridge:
 
     def _drop(self, stream_id: int) -> None:
         exchange = self._exchanges.pop(stream_id, None)
-        if exchange is not None and exchange.task is not None:
-            exchange.task.cancel()
+        if exchange is not None:
+            exchange.dropped = True
+            if exchange.task is not None:
+                exchange.task.cancel()
 
     # --- to the application -----------------------------------------------------------------------
 
@@ -97,7 +137,7 @@ class AsgiBridge:
         async def receive() -> Event:
             if exchange.told:
                 # Nothing more will come but the end, and then the task is cancelled.
-                await self._loop.create_future()
+                await self._pages.loop.create_future()
             exchange.told = True
             return {"type": "http.request", "body": bytes(exchange.body), "more_body": False}
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from gateway.asgi_bridge import AsgiApp, AsgiBridge
+from gateway.asgi_bridge import AsgiApp, AsgiBridge, PageQueue
 from gateway.grpc_door import HttpNeighbour
 from gateway.http2_answers import Http2Answers
 
@@ -57,6 +57,7 @@ class HttpStack:
         self._loaded: tuple[Config, ServerState] | None = None
         self._app: AsgiApp | None = None
         self.waiting: dict[_Waiting, None] = {}
+        self._pages = PageQueue(loop)
         self._log = structlog.get_logger().bind(actor="gateway", door="http")
 
     @property
@@ -140,7 +141,7 @@ class HttpStack:
 
     def neighbour(self, answers: Callable[[], Http2Answers], tell: Callable[[], None]) -> HttpNeighbour:
         """Return who serves the plain HTTP requests of one HTTP/2 connection."""
-        return AsgiBridge(self._loop, self.app, answers, tell)
+        return AsgiBridge(self._pages, self.app, answers, tell)
 
     # --- the end ----------------------------------------------------------------------------------
 

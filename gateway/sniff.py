@@ -27,6 +27,8 @@ HTTP1_METHODS: Final = tuple(
     for method in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE", b"CONNECT")
 )
 """What HTTP/1.1 begins with; anything else is a stranger, and is not worth loading the HTTP libraries for."""
+RECEIVE_SLICE_BYTES: Final = 64 * 1024
+"""What one connection is heard in one go; a socket hands over four times as much, maybe ten thousand requests."""
 SWEEP_S: Final = 5.0
 """How often connections are looked at for stalls."""
 SILENT_SWEEPS_MAX: Final = 12
@@ -202,7 +204,18 @@ class Sniffer(asyncio.Protocol):
 class Http2Protocol(asyncio.Protocol):
     """Carries bytes between a socket and an `Http2Connection`, once per turn."""
 
-    __slots__ = ("_core", "_dirty", "_door", "_loop", "_paused", "_stalled_at", "_stalled_bytes", "_transport", "grpc")
+    __slots__ = (
+        "_core",
+        "_dirty",
+        "_door",
+        "_loop",
+        "_paused",
+        "_stalled_at",
+        "_stalled_bytes",
+        "_transport",
+        "_unheard",
+        "grpc",
+    )
 
     def __init__(self, door: ClientDoor, transport: asyncio.Transport) -> None:
         self._door = door
@@ -212,6 +225,8 @@ class Http2Protocol(asyncio.Protocol):
         self._paused = False
         self._stalled_at = 0
         self._stalled_bytes = 0
+        self._unheard = b""
+        """Read from the socket and not yet heard; while there is some, nothing more is read."""
         self.grpc = GrpcConnection(door.shared, door.http1.neighbour(lambda: self._core, self._mark), self._mark)
         self._core = Http2Connection(self.grpc, self._loop.now_ms(), door.http2_limits)
         self.grpc.answers = self._core
@@ -220,10 +235,30 @@ class Http2Protocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Let the core have it; whatever it says is written at the end of the turn."""
+        if self._unheard or len(data) > RECEIVE_SLICE_BYTES:
+            if not self._unheard:
+                self._transport.pause_reading()
+                self._loop.loop.call_soon(self._hear)
+            self._unheard += data
+            return
         self._core.receive(data, self._loop.now_ms())
         if not self._dirty:
             self._dirty = True
             self._loop.mark_dirty(self)
+
+    def _hear(self) -> None:
+        """Let the core have the next slice of a large read; other connections come in between."""
+        data, self._unheard = self._unheard[:RECEIVE_SLICE_BYTES], self._unheard[RECEIVE_SLICE_BYTES:]
+        self._core.receive(data, self._loop.now_ms())
+        self._mark()
+        if self._unheard:
+            self._loop.loop.call_soon(self._hear)
+        else:
+            self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        if not self._paused and not self._unheard and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _mark(self) -> None:
         if not self._dirty:
@@ -247,13 +282,13 @@ class Http2Protocol(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The client does not read: neither do we, so that it cannot make us gather more for it."""
         self._paused = True
-        self._transport.pause_reading()
+        if not self._unheard:
+            self._transport.pause_reading()
 
     def resume_writing(self) -> None:
         """The client reads again."""
         self._paused = False
-        if not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._resume_reading()
         self._mark()
 
     def connection_lost(self, exc: Exception | None) -> None:

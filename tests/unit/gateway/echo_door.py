@@ -50,11 +50,15 @@ class EchoCore:
         self.code = ErrorCode.OK
         self.held: dict[int, Millis | None] = {}
         self.cancelled: list[int] = []
+        self.answer_after_ms = 0
+        """How long every answer takes."""
+        self._later: list[tuple[Millis, tuple[int, int, bytes]]] = []
 
     @property
     def deadline(self) -> Millis | None:
-        """When a held call runs out."""
-        return min((due for due in self.held.values() if due is not None), default=None)
+        """When a held call runs out, or an answer is due."""
+        due = [due for due in self.held.values() if due is not None]
+        return min([*due, *(due for due, _ in self._later[:1])], default=None)
 
     def start(self, now: Millis) -> list[Effect]:
         """Ask for nothing."""
@@ -75,7 +79,11 @@ class EchoCore:
             response = rpc.RangeResponse()
         response.header.revision = 5
         done = method.name == "Status" or not self.code
-        self.answers.append((call_id, 0 if done else self.code, response.SerializeToString() if done else b""))
+        answer = (call_id, 0 if done else int(self.code), response.SerializeToString() if done else b"")
+        if self.answer_after_ms:
+            self._later.append((Millis(now + self.answer_after_ms), answer))
+        else:
+            self.answers.append(answer)
 
     def cancel(self, call_id: int) -> None:
         """Forget a held call."""
@@ -87,7 +95,9 @@ class EchoCore:
         return [Halt("stopped")] if isinstance(message, StopActor) else []
 
     def wake(self, now: Millis) -> list[Effect]:
-        """Answer held calls whose time is over."""
+        """Answer held calls whose time is over, and what is due."""
+        while self._later and self._later[0][0] <= now:
+            self.answers.append(self._later.pop(0)[1])
         for call_id in [call_id for call_id, due in self.held.items() if due is not None and due <= now]:
             del self.held[call_id]
             self.answers.append((call_id, ErrorCode.DEADLINE_EXCEEDED, b""))

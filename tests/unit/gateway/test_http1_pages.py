@@ -221,6 +221,40 @@ def test_body_over_http2_is_bounded(door: EchoDoor) -> None:
     assert status in (405, 413)
 
 
+def test_flood_of_pages_over_http2_is_answered_in_turn(door: EchoDoor) -> None:
+    """Thousands of pages asked for at once neither hold the loop nor go unanswered: some get 503."""
+    count = 3000
+    peer = Peer(greet=False)
+    request = b"".join(peer.headers(2 * number + 1, plain(b"/livez"), end_stream=True) for number in range(count))
+    gaps: list[float] = []
+
+    def tick(last: float) -> None:
+        now = door.asyncio_loop.time()
+        gaps.append(now - last)
+        door.asyncio_loop.call_later(0.001, tick, now)
+
+    assert get(door, "/livez")[0] == 200
+    door.asyncio_loop.call_soon_threadsafe(lambda: tick(door.asyncio_loop.time()))
+    statuses: list[int] = []
+    received = b""
+    with socket.create_connection(("127.0.0.1", door.door.port), timeout=20) as raw:
+        raw.sendall(wire.PREFACE + wire.settings(()) + request)
+        while len(statuses) < count:
+            part = raw.recv(65_536)
+            assert part, "the server closed instead of answering"
+            received += part
+            while len(received) >= 9 and len(received) >= 9 + int.from_bytes(received[:3]):
+                size = 9 + int.from_bytes(received[:3])
+                (sent,) = read_frames(received[:size])
+                received = received[size:]
+                if sent.kind == wire.HEADERS:
+                    statuses.append(int(dict(peer.fields(sent.payload))[b":status"]))
+
+    assert {200, 503} == set(statuses)
+    assert statuses.count(200) >= 1000
+    assert max(gaps) < 0.5  # measured: 0.03; the rest is for busy machines
+
+
 def test_connections_over_the_limit_are_closed() -> None:
     """A connection too many is closed at once; those before it are served."""
     with echo_door(LimitsConfig(connections_max=1)) as door:
