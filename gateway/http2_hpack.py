@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from hpack import Decoder, HPACKError
+from hpack.huffman_table import decode_huffman
 from hpack.table import HeaderTable
 
 from gateway.http2_frames import ConnectionFault, H2Error
@@ -19,6 +20,9 @@ from gateway.http2_frames import ConnectionFault, H2Error
 CACHED_BLOCKS_MAX: Final = 64
 """Blocks kept per connection; a client that needs more gains nothing from a cache."""
 CACHED_BLOCK_BYTES_MAX: Final = 1024
+PROPER_FIELDS_MAX: Final = 64
+"""Fields remembered as in order, so that a client whose blocks always differ has only the new ones checked."""
+PROPER_VALUE_BYTES_MAX: Final = 256
 FIELDS_MAX: Final = 256
 """Fields in one header list; more is refused with 431 whatever their size."""
 
@@ -88,13 +92,16 @@ class HeaderDecoder:
     `cache` is public so that the frame loop can look a block up without a call; only this class writes to it.
     """
 
-    __slots__ = ("_decoder", "_list_bytes_max", "_table", "cache")
+    __slots__ = ("_decoder", "_expanded_bytes_max", "_list_bytes_max", "_proper", "_table", "cache")
 
     def __init__(self, list_bytes_max: int) -> None:
         self.cache: dict[bytes, RequestHead] = {}
         self._list_bytes_max = list_bytes_max
         # hpack's own limit leaves the table unusable, so it ends the connection; ours below ends one request.
-        self._decoder = Decoder(max_header_list_size=4 * list_bytes_max)
+        self._expanded_bytes_max = 4 * list_bytes_max
+        self._decoder = Decoder(max_header_list_size=self._expanded_bytes_max)
+        self._proper: set[tuple[bytes, bytes]] = set()
+        """Regular fields that were checked and found in order; forgotten now and then."""
         self._table = _WatchedTable()
         self._decoder.header_table = self._table
 
@@ -109,7 +116,9 @@ class HeaderDecoder:
             return head
         changes = self._table.changes
         fields = self._decode(block)
-        head = request_head(fields, self._list_bytes_max)
+        if len(self._proper) > PROPER_FIELDS_MAX:
+            self._proper.clear()
+        head = request_head(fields, self._list_bytes_max, self._proper)
         if self._table.changes == changes and len(block) <= CACHED_BLOCK_BYTES_MAX:
             if len(self.cache) >= CACHED_BLOCKS_MAX:
                 self.cache.clear()
@@ -132,13 +141,54 @@ class HeaderDecoder:
 
     def _decode(self, block: bytes) -> Fields:
         changes = self._table.changes
+        fields: list[tuple[bytes, bytes]] = []
         try:
-            fields = tuple((name, value) for name, value in self._decoder.decode(block, raw=True))
+            position = self._decode_short_forms(block, fields)
+            if position < len(block):
+                if position and block[position] & 0xE0 == 0x20:
+                    raise HPACKError("table size update behind a field")
+                fields += ((name, value) for name, value in self._decoder.decode(block[position:], raw=True))
         except (HPACKError, ValueError, IndexError) as error:
             raise ConnectionFault(H2Error.COMPRESSION_ERROR, f"header block: {error}") from error
         if self._table.changes != changes:
             self.cache.clear()
-        return fields
+        return tuple(fields)
+
+    def _decode_short_forms(self, block: bytes, fields: list[tuple[bytes, bytes]]) -> int:
+        """Decode from the front what clients send most; return where the library is to go on.
+
+        A block is a sequence of representations with no state but the table, so it can change hands anywhere. What
+        is taken here is an index of one byte, and a new entry whose name is an index and whose value is short: a
+        client with deadlines sends a new grpc-timeout with every call, and would miss the cache every time.
+        """
+        table = self._table
+        size = len(block)
+        room = self._expanded_bytes_max
+        position = 0
+        while position < size:
+            first = block[position]
+            if 0x80 < first < 0xFF:
+                entry = table.get_by_index(first & 0x7F)
+                position += 1
+            elif 0x40 < first < 0x7F:
+                if position + 1 >= size:
+                    return position
+                length = block[position + 1]
+                start = position + 2
+                end = start + (length & 0x7F)
+                if length & 0x7F == 0x7F or end > size:
+                    return position
+                value = block[start:end]
+                entry = (table.get_by_index(first & 0x3F)[0], decode_huffman(value) if length & 0x80 else value)
+                table.add(*entry)
+                position = end
+            else:
+                return position
+            room -= len(entry[0]) + len(entry[1]) + 32
+            if room < 0:
+                raise HPACKError("header list expands without end")
+            fields.append(entry)
+        return position
 
 
 def _field_fault(name: bytes, value: bytes) -> str:
@@ -181,14 +231,18 @@ def _pseudo_fault(head: RequestHead, seen: dict[bytes, bytes]) -> str:
     return ""
 
 
-def request_head(fields: Fields, list_bytes_max: int) -> RequestHead:
-    """Return the checked form of a request's header list; never raises, faults are in the result."""
+def request_head(fields: Fields, list_bytes_max: int, proper: set[tuple[bytes, bytes]]) -> RequestHead:
+    """Return the checked form of a request's header list; never raises, faults are in the result.
+
+    `proper` holds fields known to be in order, and is added to.
+    """
     head = RequestHead()
     seen: dict[bytes, bytes] = {}
     regular: list[tuple[bytes, bytes]] = []
     size = 0
     fault = ""
-    for name, value in fields:
+    for field in fields:
+        name, value = field
         size += len(name) + len(value) + 32  # as RFC 9113, section 10.5.1, counts
         if name[:1] == b":":
             if regular:
@@ -201,10 +255,14 @@ def request_head(fields: Fields, list_bytes_max: int) -> RequestHead:
                 fault = fault or "invalid field value"
             seen[name] = value
             continue
-        fault = fault or _field_fault(name, value)
+        if field not in proper:
+            broken = _field_fault(name, value)
+            fault = fault or broken
+            if not broken and len(value) <= PROPER_VALUE_BYTES_MAX:
+                proper.add(field)
         if name == b"content-length":
             fault = fault or _content_length(head, value)
-        regular.append((name, value))
+        regular.append(field)
     head.fields = tuple(regular)
     head.fault = fault or _pseudo_fault(head, seen)
     head.oversized = size > list_bytes_max or len(fields) > FIELDS_MAX

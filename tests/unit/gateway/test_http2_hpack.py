@@ -39,6 +39,22 @@ def test_cached_decoding_equals_plain_decoding(blocks: list[bytes]) -> None:
         assert list(decoder.request(block).fields) == expected
 
 
+def test_table_size_update_behind_a_field_is_refused() -> None:
+    """A size update stands only at the beginning of a block (RFC 7541, section 4.2), whoever decodes what is before."""
+    for before in (b"\x82", b"\x44\x01/", b"\x00\x01a\x01b"):
+        with pytest.raises(ConnectionFault):
+            HeaderDecoder(1 << 16).request(before + b"\x20")
+
+
+def test_short_forms_expand_within_the_limit() -> None:
+    """One byte may stand for a long field: what expands without end is stopped on the short way too."""
+    encoder, decoder = Encoder(), HeaderDecoder(4096)
+    decoder.request(encoder.encode([*GET, (b"x", b"v" * 120)], huffman=False))
+
+    with pytest.raises(ConnectionFault):
+        decoder.request(b"\xbe" * 500)
+
+
 def test_block_that_uses_only_known_entries_is_cached() -> None:
     """The second block of a client that indexes its fields no longer changes the table; the third is not decoded."""
     encoder, decoder = Encoder(), HeaderDecoder(1 << 16)
@@ -142,7 +158,7 @@ MALFORMED = {
 @pytest.mark.parametrize("name", MALFORMED)
 def test_malformed_request_is_recognised(name: str) -> None:
     """Each rule of RFC 9113 sections 8.2 and 8.3 on requests."""
-    assert request_head(MALFORMED[name], 1 << 16).fault
+    assert request_head(MALFORMED[name], 1 << 16, set()).fault
 
 
 @pytest.mark.parametrize(
@@ -156,7 +172,7 @@ def test_malformed_request_is_recognised(name: str) -> None:
 )
 def test_proper_request_passes(fields: tuple[tuple[bytes, bytes], ...]) -> None:
     """What the rules allow is not refused."""
-    head = request_head(fields, 1 << 16)
+    head = request_head(fields, 1 << 16, set())
 
     assert head.fault == ""
     assert not head.oversized
@@ -164,7 +180,7 @@ def test_proper_request_passes(fields: tuple[tuple[bytes, bytes], ...]) -> None:
 
 def test_oversized_list_is_marked() -> None:
     """A list over the limit is not malformed: it gets an answer of its own."""
-    head = request_head((*GET, (b"a", b"v" * 1000)), 1000)
+    head = request_head((*GET, (b"a", b"v" * 1000)), 1000, set())
 
     assert head.fault == ""
     assert head.oversized
