@@ -8,7 +8,7 @@ hold, or an `AssertionError` names what broke.
 
 import random
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from protocol.config import RaftConfig
@@ -188,6 +188,8 @@ class CoreCluster:
         self.config = config or RaftConfig()
         self.now = Millis(1000)
         self.wire: list[Wire] = []
+        self.on_put: Callable[[Wire], object] = lambda _wire: None
+        """Called with every message that leaves; for tests that count."""
         self.cut_off: set[frozenset[MemberId]] = set()
         ids = [MemberId(number) for number in range(1, size + 1)]
         founders = tuple(
@@ -227,7 +229,9 @@ class CoreCluster:
     def put(self, sender: MemberId, to: MemberId, message: PeerMessage) -> None:
         """A message leaves; it is lost where the link is cut."""
         if frozenset((sender, to)) not in self.cut_off and to in self.members:
-            self.wire.append(Wire(sender, to, message))
+            wire = Wire(sender, to, message)
+            self.on_put(wire)
+            self.wire.append(wire)
 
     def deliver(self, position: int = 0, *, keep: bool = False) -> bool:
         """Hand over one message (`keep`: a copy of it); False if there is none."""
@@ -243,6 +247,15 @@ class CoreCluster:
         """Hand a message to a member, and end its turn."""
         member.core.step(sender, message, self.now)
         member.turn()
+
+    def deliver_to(self, number: int) -> int:
+        """Hand over everything that is under way to one member now; return how many messages that were."""
+        mine = [wire for wire in self.wire if wire.to == number]
+        self.wire = [wire for wire in self.wire if wire.to != number]
+        for wire in mine:
+            if self[number].up:
+                self.step(self[number], wire.sender, wire.message)
+        return len(mine)
 
     def isolate(self, *numbers: int) -> None:
         """Cut these members off from all others, not from each other."""
@@ -299,12 +312,16 @@ class CoreCluster:
 
     def elect(self, number: int) -> CoreMember:
         """Make member `number` the leader, as a timeout of its own would."""
+        return self.elect_among(number, *(each for each in self.members if each != number))
+
+    def elect_among(self, number: int, *others: int) -> CoreMember:
+        """The same with the votes of these members only; the rest may believe what they want."""
         member = self[number]
-        for other in self._alive():
+        for each in (number, *others):
             # Nobody else gets impatient meanwhile, and nobody protects a leader of the past.
-            other.core.election_due = Millis(self.now + 10 * self.config.election_timeout_ms)
-            if other is not member:
-                other.core.heard_leader_at = None
+            if self[each].up:
+                self.core(each).election_due = Millis(self.now + 10 * self.config.election_timeout_ms)
+                self.core(each).heard_leader_at = None
         member.core.election_due = self.now
         member.core.tick(self.now)
         member.turn()
