@@ -1,30 +1,32 @@
 """actd and real etcd under the same load on this machine: one table, ratios, medians of interleaved rounds.
 
-`python -m tools.bench`. Data directories lie side by side on the same disk. Writes JSON and a plot.
+`python -m tools.bench`. Every round starts fresh clusters of three nodes, one kind after the other, whose data
+directories lie side by side on the same disk. Writes JSON, the table as Markdown, and a plot.
 """
 
-import json
 import os
 import shutil
+import signal
 import statistics
 import subprocess
+import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from types import FrameType
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from tools import bench_loads, bench_million
-from tools.bench_loads import CASES, Case, Figure
-from tools.bench_targets import Actd, Etcd, cpu_seconds, pss_bytes
+from tools import bench_loads, bench_million, bench_report
+from tools.bench_loads import CASES, BenchFailed, Case
+from tools.bench_report import Report, Usage
+from tools.bench_targets import Actd, Etcd, Target, cpu_seconds, pss_bytes
 
 app = typer.Typer(add_completion=False, help=__doc__)
-console = Console()
-
-Measured = dict[tuple[str, str], list[Figure]]
-"""Figures by (target or "actd zmq", case)."""
+console = Console(width=max(Console().width, 150))
+QUICK_SHARE = 10
+"""`--quick` makes this part of the requests."""
 
 
 def fdatasync_p50_us(directory: Path) -> float:
@@ -46,128 +48,122 @@ def fdatasync_p50_us(directory: Path) -> float:
     return statistics.median(times) * 1e6
 
 
-def measure(target: Actd | Etcd, cases: list[Case], measured: Measured) -> dict[str, float]:
-    """Run every case once against a fresh cluster; return what its processes used."""
-    target.start()
+def measure_case(target: Target, case: Case, report: Report, usage: Usage) -> None:
+    """Run one case over gRPC against the leader, and hold what the cluster says happened against it.
+
+    Raises:
+        BenchFailed: a request failed, or the cluster did not do what was counted, or a server process died.
+    """
+    leader = target.leader()
+    pids = target.pids()
+    revision = target.revision()
+    cpu = cpu_seconds(pids)
+    figure = bench_loads.varied(leader, case) if case.varied else bench_loads.h2load(leader, case)
+    cpu = cpu_seconds(pids) - cpu
+    usage.add(cpu, pss_bytes(pids))
+    written = target.revision() - revision
+    if written != (case.requests if case.writes else 0):
+        raise BenchFailed(f"{target.name} {case.name}: {case.requests} requests moved the revision by {written}")
+    if target.pids() != pids:
+        raise BenchFailed(f"{target.name} {case.name}: a server process ended; see {target.directory}")
+    report.add(target.name, case, figure._replace(cpu_us=cpu / case.requests * 1e6))
+
+
+def measure(target: Target, cases: list[Case], report: Report, *, with_zmq: bool) -> Usage:
+    """Run every case once against a fresh cluster; return what its processes used for the gRPC part."""
+    usage = Usage()
+    target.wipe()
     try:
-        pids = target.pids()
-        cpu_before = cpu_seconds(pids)
-        peak = 0
+        target.start()
+        bench_loads.prepare(target.leader(), cases)
         for case in cases:
-            leader = target.leader()
-            before = target.revision()
-            figure = bench_loads.varied(leader, case) if case.load == "put varied" else bench_loads.h2load(leader, case)
-            written = target.revision() - before
-            if case.load.startswith("put") and written < case.requests * 0.99:
-                raise RuntimeError(f"{target.name} {case.name}: {case.requests} puts moved the revision by {written}")
-            measured.setdefault((target.name, case.name), []).append(figure)
-            peak = max(peak, pss_bytes(pids))
-            if isinstance(target, Actd):
-                door = target.zmq[target.clients.index(leader)]
-                measured.setdefault(("actd zmq", case.name), []).append(bench_loads.zmq(door, case))
-        return {"cpu_s": cpu_seconds(pids) - cpu_before, "pss_mib_peak": peak / 2**20}
+            measure_case(target, case, report, usage)
+        for case in cases if with_zmq and target.zmq else ():
+            report.add("actd zmq", case, bench_loads.zmq(target.zmq[target.clients.index(target.leader())], case))
+        return usage
     finally:
         target.stop()
         target.wipe()
 
 
-def median(figures: list[Figure] | None) -> Figure | None:
-    """Return the median of each part."""
-    if not figures:
-        return None
-    return Figure(*(statistics.median(part) for part in zip(*figures, strict=True)))
+def wanted_cases(only: str, *, quick: bool) -> list[Case]:
+    """Return the cases `--only` names (a case or a whole load), shortened by `--quick`.
+
+    Raises:
+        typer.BadParameter: there is no such case.
+    """
+    names = [name.strip() for name in only.split(",") if name.strip()]
+    known = {case.name for case in CASES} | {case.load for case in CASES}
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise typer.BadParameter(f"no case is called {unknown[0]!r}; there are {', '.join(sorted(known))}")
+    cases = [case for case in CASES if not names or case.name in names or case.load in names]
+    return [shortened(case) if quick else case for case in cases]
 
 
-def table_of(cases: list[Case], measured: Measured, title: str) -> Table:
-    """Return the table as people read it."""
-    table = Table(title=title, title_justify="left")
-    for column in ("case, in flight", "etcd/s", "actd/s", "ratio", "etcd p50/p99 ms", "actd p50/p99 ms", "actd zmq/s"):
-        table.add_column(column, justify="left" if column.startswith("case") else "right")
-    for case in cases:
-        etcd, actd = median(measured.get(("etcd", case.name))), median(measured.get(("actd", case.name)))
-        ours = median(measured.get(("actd zmq", case.name)))
-        table.add_row(
-            case.name,
-            f"{etcd.per_s:,.0f}" if etcd else "-",
-            f"{actd.per_s:,.0f}" if actd else "-",
-            f"{actd.per_s / etcd.per_s:.2f}" if actd and etcd else "-",
-            f"{etcd.p50_ms:.1f} / {etcd.p99_ms:.1f}" if etcd else "-",
-            f"{actd.p50_ms:.1f} / {actd.p99_ms:.1f}" if actd else "-",
-            f"{ours.per_s:,.0f}" if ours else "-",
-        )
-    return table
+def shortened(case: Case) -> Case:
+    """Return a case with a part of the requests, still a whole number for each of those in flight."""
+    return case._replace(requests=max(case.requests // QUICK_SHARE // case.inflight, 1) * case.inflight)
 
 
-def plot(cases: list[Case], measured: Measured, path: Path) -> None:
-    """Draw the table."""
-    import matplotlib as mpl
+def version_of(etcd: str) -> str:
+    """Return how etcd's binary names itself."""
+    return subprocess.run([etcd, "--version"], capture_output=True, text=True, check=True).stdout.splitlines()[0]
 
-    mpl.use("Agg")
-    from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(figsize=(11, 5))
-    for offset, target in enumerate(("etcd", "actd", "actd zmq")):
-        heights = [found.per_s if (found := median(measured.get((target, case.name)))) else 0 for case in cases]
-        axes.bar([position + offset * 0.27 for position in range(len(cases))], heights, 0.27, label=target)
-    axes.set_xticks(
-        [position + 0.27 for position in range(len(cases))], [case.name for case in cases], rotation=45, ha="right"
-    )
-    axes.set_ylabel("requests per second")
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+def _stop_cleanly(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit("stopped by a signal")
+
+
+def run_rounds(cases: list[Case], directory: Path, etcd: str, rounds: int, *, with_zmq: bool) -> Report:
+    """Run all rounds, the kinds taking turns at being first."""
+    report = Report(rounds=rounds, etcd=version_of(etcd) if etcd else "", cores=os.cpu_count() or 0)
+    for number in range(rounds):
+        kinds: list[Target] = [Etcd(directory / "etcd", etcd)] if etcd else []
+        kinds.append(Actd(directory / "actd"))
+        for target in kinds if number % 2 == 0 else kinds[::-1]:
+            report.fdatasync_us.append(fdatasync_p50_us(directory))
+            usage = measure(target, cases, report, with_zmq=with_zmq)
+            report.usage.setdefault(target.name, []).append(usage)
+            console.print(f"round {number + 1} of {rounds}, {target.name}: {usage}")
+    return report
 
 
 @app.command()
 def bench(
-    rounds: Annotated[int, typer.Option(help="interleaved rounds; figures are medians")] = 5,
-    only: Annotated[str, typer.Option(help="comma list of cases, e.g. 'put 64,range 64'; default all")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds; figures are medians")] = 5,
+    only: Annotated[str, typer.Option(help="comma list of cases or loads, e.g. 'put 64,range'; default all")] = "",
+    quick: Annotated[bool, typer.Option("--quick", help="a tenth of the requests: shows that it works")] = False,
     etcd: Annotated[str, typer.Option(help="etcd's binary; default the one on PATH")] = "",
-    skip_etcd: Annotated[bool, typer.Option(help="measure actd alone")] = False,
-    million: Annotated[bool, typer.Option(help="also load a million keys and page through them")] = False,
-    directory: Annotated[Path, typer.Option(help="where data goes")] = Path("build/bench"),
-    report: Annotated[Path, typer.Option(help="JSON; the plot lies beside it")] = Path("build/bench.json"),
+    skip_etcd: Annotated[bool, typer.Option("--skip-etcd", help="measure actd alone")] = False,
+    skip_zmq: Annotated[bool, typer.Option("--skip-zmq", help="leave out our own client")] = False,
+    million: Annotated[bool, typer.Option("--million", help="also a million keys: load, page, restart")] = False,
+    million_only: Annotated[bool, typer.Option("--million-only", help="nothing but the million keys")] = False,
+    keys: Annotated[int, typer.Option(min=1000, help="how many keys a million is")] = bench_million.KEYS,
+    directory: Annotated[Path, typer.Option(help="where data goes; use the disk you mean")] = Path("build/bench"),
+    report: Annotated[Path, typer.Option(help="JSON; table and plot lie beside it")] = Path("build/bench.json"),
 ) -> None:
-    """Measure, print one table, write JSON and PNG."""
-    binary = etcd or shutil.which("etcd") or ""
+    """Measure, print one table, write JSON, Markdown and PNG."""
+    binary = "" if skip_etcd else etcd or shutil.which("etcd") or ""
     if not binary and not skip_etcd:
         console.print("no etcd on PATH (Debian: apt-get install etcd-server); use --etcd or --skip-etcd", style="red")
         raise typer.Exit(2)
-    wanted = {name.strip() for name in only.split(",") if name.strip()}
-    cases = [case for case in CASES if not wanted or case.name in wanted]
+    signal.signal(signal.SIGTERM, _stop_cleanly)
+    cases = [] if million_only else wanted_cases(only, quick=quick)
     directory = directory.resolve()
-    measured: Measured = {}
-    usage: dict[str, list[dict[str, float]]] = {}
-    for number in range(rounds):
-        for kind in ("etcd", "actd") if number % 2 == 0 else ("actd", "etcd"):
-            if kind == "etcd" and skip_etcd:
-                continue
-            target = Actd(directory / "actd") if kind == "actd" else Etcd(directory / "etcd", binary)
-            used = measure(target, cases, measured)
-            usage.setdefault(kind, []).append(used)
-            console.print(
-                f"round {number + 1} {kind}: {used['cpu_s']:.1f} CPU s, {used['pss_mib_peak']:.0f} MiB PSS peak"
-            )
-    version = ""
-    if not skip_etcd:
-        words = subprocess.run([binary, "--version"], capture_output=True, text=True, check=True).stdout
-        version = words.splitlines()[0]
-    title = f"{rounds} rounds, {version}, fdatasync p50 {fdatasync_p50_us(directory):.0f} µs, {os.cpu_count()} cores"
-    console.print(table_of(cases, measured, title))
-    results: dict[str, Any] = {
-        "title": title,
-        "figures": {
-            f"{target}: {case}": [one._asdict() for one in figures] for (target, case), figures in measured.items()
-        },
-        "usage": usage,
-    }
-    if million:
-        results["million"] = bench_million.compare(directory, "" if skip_etcd else binary, console)
-    report.parent.mkdir(parents=True, exist_ok=True)
-    report.write_text(json.dumps(results, indent=2))
-    plot(cases, measured, report.with_suffix(".png"))
-    console.print(f"wrote {report} and {report.with_suffix('.png')}")
+    try:
+        found = run_rounds(cases, directory, binary, rounds if cases else 0, with_zmq=not skip_zmq)
+        if cases:
+            console.print(bench_report.table_of(cases, found))
+        if million or million_only:
+            found.million = bench_million.compare(directory, binary, keys, console)
+            console.print(bench_report.million_table(keys, found.million))
+    except BenchFailed as failed:
+        console.print(str(failed), style="red", markup=False)
+        raise typer.Exit(1) from failed
+    for path in bench_report.write(cases, keys, found, report):
+        console.print(f"wrote {path}", markup=False)
 
 
 if __name__ == "__main__":
-    app()
+    sys.exit(app())

@@ -5,21 +5,27 @@ process of its own, so that its work is not mixed with anybody else's.
 """
 
 import asyncio
+import functools
 import json
 import random
 import socket
 import struct
 import sys
 import time
+from typing import cast
 
 from hpack import Decoder, Encoder
 
 from protocol.wire import rpc_pb2 as rpc
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-DATA, HEADERS, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 4, 6, 7, 8
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 WINDOW_BYTES = (1 << 31) - 1 - 65535
+TIMEOUT_S = 300.0
+"""A load that takes longer has lost an answer."""
+SEQUENCE_MAX = 20_000
+"""Bodies made before the clock starts; a longer load begins again from the first."""
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -102,9 +108,10 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
 class Connection(asyncio.Protocol):
     """One connection that keeps a number of calls in flight."""
 
-    def __init__(self, path: str, bodies: list[bytes], inflight: int, total: int) -> None:
+    def __init__(self, path: str, bodies: list[bytes], first: int, inflight: int, total: int) -> None:
         self._block = head(path)
         self._bodies = bodies
+        self._first = first
         self._inflight = inflight
         self._left = total
         self._next = 1
@@ -117,15 +124,14 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Say hello and fill the pipe."""
-        assert isinstance(transport, asyncio.Transport), "TCP gives a transport with both directions"
-        self._transport = transport
-        transport.write(opening() + b"".join(self._more(self._inflight)))
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
+        self._transport.write(opening() + b"".join(self._more(self._inflight)))
 
     def _more(self, count: int) -> list[bytes]:
         now = time.perf_counter()
         calls = []
         for _ in range(min(count, self._left)):
-            body = self._bodies[self._next // 2 % len(self._bodies)]
+            body = self._bodies[(self._first + self._next // 2) % len(self._bodies)]
             calls.append(call(self._next, self._block, body))
             self._started[self._next] = now
             self._next += 2
@@ -146,6 +152,9 @@ class Connection(asyncio.Protocol):
                 self.failed += stream not in self._got_data
                 self._got_data.discard(stream)
                 ended += 1
+            elif kind in (RST_STREAM, GOAWAY):
+                self._fail(f"the server ended stream {stream} by a frame of type {kind}")
+                return
             elif kind == SETTINGS and not flags & ACK:
                 out.append(frame(SETTINGS, ACK, 0, b""))
             elif kind == PING and not flags & ACK:
@@ -159,46 +168,84 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """A connection that ends early has failed its calls."""
+        self._fail(str(error or "the connection ended early"))
+
+    def _fail(self, reason: str) -> None:
         if not self.done.done():
-            self.done.set_exception(error or RuntimeError("the connection ended early"))
+            self.done.set_exception(RuntimeError(reason))
+        self._transport.close()
+
+
+async def _run(
+    address: str, path: str, bodies: list[bytes], connections: int, inflight: int, total: int
+) -> list[Connection]:
+    host, _, port = address.rpartition(":")
+    loop = asyncio.get_running_loop()
+    share = total // connections
+    opened = []
+    for number in range(connections):
+        make = functools.partial(Connection, path, bodies, number * share, inflight, share)
+        _, connection = await loop.create_connection(make, host, int(port))
+        opened.append(connection)
+    await asyncio.wait_for(asyncio.gather(*(connection.done for connection in opened)), TIMEOUT_S)
+    return opened
+
+
+async def latencies_of(
+    address: str, path: str, bodies: list[bytes], connections: int, inflight: int, total: int
+) -> list[float]:
+    """Run calls, none of which may fail, and return the seconds each took."""
+    opened = await _run(address, path, bodies, connections, inflight, total)
+    failed = sum(connection.failed for connection in opened)
+    if failed:
+        raise RuntimeError(f"{failed} calls failed")
+    return [latency for connection in opened for latency in connection.latencies]
 
 
 async def load(
     address: str, path: str, bodies: list[bytes], connections: int, inflight: int, total: int
 ) -> dict[str, float]:
-    """Run calls and return requests per second, p50 and p99 in milliseconds, and how many failed."""
-    host, _, port = address.rpartition(":")
-    loop = asyncio.get_running_loop()
-    share = total // connections
+    """Run calls and return requests per second, p50 and p99 in milliseconds, and how many were answered and failed.
+
+    Each connection walks through `bodies` from a place of its own, so that together they send every body.
+    """
     began = time.perf_counter()
-    opened = []
-    for _ in range(connections):
-        _, connection = await loop.create_connection(lambda: Connection(path, bodies, inflight, share), host, int(port))
-        opened.append(connection)
-    await asyncio.gather(*(connection.done for connection in opened))
+    opened = await _run(address, path, bodies, connections, inflight, total)
     took = time.perf_counter() - began
     latencies = sorted(latency for connection in opened for latency in connection.latencies)
     return {
         "per_s": len(latencies) / took,
         "p50_ms": latencies[len(latencies) // 2] * 1000,
         "p99_ms": latencies[len(latencies) * 99 // 100] * 1000,
+        "answered": len(latencies),
         "failed": sum(connection.failed for connection in opened),
     }
 
 
+def sequence_of_keys(total: int, keys: int) -> list[bytes]:
+    """Return the keys a varied load walks through again and again, the same ones on every run."""
+    rng = random.Random(1)
+    return [b"bench/%012d" % rng.randrange(keys) for _ in range(min(total, SEQUENCE_MAX))]
+
+
+def bodies_of(method: str, keys: list[bytes], value_bytes: int) -> list[bytes]:
+    """Return one request per key; `method` is Put, Range or SerializableRange."""
+    rng = random.Random(2)
+    if method == "Put":
+        return [rpc.PutRequest(key=key, value=rng.randbytes(value_bytes)).SerializeToString() for key in keys]
+    serializable = method == "SerializableRange"
+    return [rpc.RangeRequest(key=key, serializable=serializable).SerializeToString() for key in keys]
+
+
 def main() -> int:
-    """`python -m tools.bench_grpc ADDRESS CONNECTIONS INFLIGHT TOTAL KEYS VALUE_BYTES`: puts over varied keys."""
+    """`python -m tools.bench_grpc ADDRESS METHOD CONNECTIONS INFLIGHT TOTAL KEYS VALUE_BYTES`: varied keys."""
     import uvloop
 
-    address = sys.argv[1]
-    connections, inflight, total, keys, value_bytes = (int(word) for word in sys.argv[2:7])
-    rng = random.Random(1)
-    bodies = [
-        rpc.PutRequest(key=b"bench/%012d" % rng.randrange(keys), value=rng.randbytes(value_bytes)).SerializeToString()
-        for _ in range(min(total, 20_000))
-    ]
-    measured = uvloop.run(load(address, "/etcdserverpb.KV/Put", bodies, connections, inflight, total))
-    print(json.dumps(measured))
+    address, method = sys.argv[1:3]
+    connections, inflight, total, keys, value_bytes = (int(word) for word in sys.argv[3:8])
+    bodies = bodies_of(method, sequence_of_keys(total, keys), value_bytes)
+    path = "/etcdserverpb.KV/Put" if method == "Put" else "/etcdserverpb.KV/Range"
+    print(json.dumps(uvloop.run(load(address, path, bodies, connections, inflight, total))))
     return 0
 
 

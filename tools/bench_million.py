@@ -1,108 +1,159 @@
-"""A million keys: how fast they load, what they take, how soon a node serves again, what paging costs others."""
+"""A million keys: how fast they load, what they take, how soon a node serves again, what paging costs others.
 
-import statistics
-import threading
+`python -m tools.bench_million ADDRESS` is the client that pages, a process of its own so that it does not stand in the
+way of the one that measures: it pages until its standard input ends and prints how many pages it read.
+"""
+
+import json
+import select
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import uvloop
 from rich.console import Console
-from rich.table import Table
 
 from protocol.wire import rpc_pb2 as rpc
 from tools import bench_grpc
-from tools.bench_targets import Actd, Etcd, pss_bytes
+from tools.bench_loads import PUT_PATH, RANGE_PATH, BenchFailed
+from tools.bench_targets import Actd, Etcd, Target, pss_bytes
 
 KEYS: Final = 1_000_000
 VALUE_BYTES: Final = 256
 PAGE: Final = 500
-PROBE_S: Final = 5.0
+PART: Final = 50_000
+PROBE_S: Final = 10.0
+PREFIX: Final = b"m/"
+PREFIX_END: Final = b"m0"
 
 
-def load_keys(address: str) -> float:
-    """Put every key once; return puts per second."""
+def load_keys(address: str, keys: int) -> float:
+    """Put every key once at 1,000 in flight; return puts per second, the making of requests left out."""
     value = b"v" * VALUE_BYTES
-    began = time.perf_counter()
-    for start in range(0, KEYS, 50_000):
+    took = 0.0
+    for start in range(0, keys, PART):
         bodies = [
-            rpc.PutRequest(key=b"m/%012d" % number, value=value).SerializeToString()
-            for number in range(start, start + 50_000)
+            rpc.PutRequest(key=PREFIX + b"%012d" % number, value=value).SerializeToString()
+            for number in range(start, min(start + PART, keys))
         ]
-        measured = uvloop.run(bench_grpc.load(address, "/etcdserverpb.KV/Put", bodies, 50, 20, 50_000))
-        if measured["failed"]:
-            raise RuntimeError(f"{measured['failed']} puts failed while loading")
-    return KEYS / (time.perf_counter() - began)
+        took += _put_all(address, bodies)
+    return keys / took
 
 
-def page_through(address: str, stop: threading.Event) -> int:
-    """Page through all keys again and again; return how many pages were read."""
+def _put_all(address: str, bodies: list[bytes]) -> float:
+    connections = next(count for count in (100, 50, 20, 10, 5, 2, 1) if len(bodies) % count == 0)
+    began = time.perf_counter()
+    measured = uvloop.run(bench_grpc.load(address, PUT_PATH, bodies, connections, 1000 // connections, len(bodies)))
+    took = time.perf_counter() - began
+    if measured["failed"] or measured["answered"] != len(bodies):
+        raise BenchFailed(f"{measured['failed']:.0f} puts failed while loading")
+    return took
+
+
+def page_through(address: str) -> int:
+    """Page through all keys again and again until standard input ends; return how many pages were read."""
     pages = 0
-    key = b"m/"
-    while not stop.is_set():
-        request = rpc.RangeRequest(key=key, range_end=b"m0", limit=PAGE)
-        body = bench_grpc.unary(address, "/etcdserverpb.KV/Range", request.SerializeToString(), 30.0)
-        response = rpc.RangeResponse.FromString(body)
+    key = PREFIX
+    while not select.select([sys.stdin], [], [], 0)[0]:
+        request = rpc.RangeRequest(key=key, range_end=PREFIX_END, limit=PAGE)
+        response = rpc.RangeResponse.FromString(
+            bench_grpc.unary(address, RANGE_PATH, request.SerializeToString(), 60.0)
+        )
+        assert len(response.kvs) == PAGE or not response.more, "a page that is not the last one is full"
         pages += 1
-        key = response.kvs[-1].key + b"\0" if response.more else b"m/"
+        key = response.kvs[-1].key + b"\0" if response.more else PREFIX
     return pages
 
 
-def probe_put_p99_ms(address: str) -> float:
-    """Return the p99 of puts at 16 in flight over some seconds."""
-    bodies = [rpc.PutRequest(key=b"probe", value=b"v" * VALUE_BYTES).SerializeToString()]
+@contextmanager
+def pager(address: str) -> Iterator[list[int]]:
+    """Run a paging client; the list it yields holds its pages once it has ended."""
+    pages: list[int] = []
+    command = [sys.executable, "-m", "tools.bench_million", address]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield pages
+            output, _ = process.communicate(timeout=90)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode:
+        raise BenchFailed("the paging client failed")
+    pages.append(int(json.loads(output)["pages"]))
+
+
+def probe_put_ms(address: str) -> tuple[float, float]:
+    """Return p50 and p99 of puts at 16 in flight over some seconds, all of them together."""
+    body = rpc.PutRequest(key=b"probe", value=b"v" * VALUE_BYTES).SerializeToString()
     until = time.monotonic() + PROBE_S
-    found = []
+    latencies: list[float] = []
     while time.monotonic() < until:
-        measured = uvloop.run(bench_grpc.load(address, "/etcdserverpb.KV/Put", bodies, 16, 1, 3200))
-        found.append(measured["p99_ms"])
-    return statistics.median(found)
+        latencies += uvloop.run(bench_grpc.latencies_of(address, PUT_PATH, [body], 16, 1, 1600))
+    latencies.sort()
+    return tuple(latencies[len(latencies) * share // 100] * 1000 for share in (50, 99))  # type: ignore[return-value]
 
 
-def measure(target: Actd | Etcd) -> dict[str, float]:
-    """Return all figures of one target."""
+def count_keys(address: str) -> int:
+    """Return how many of the keys the store holds."""
+    request = rpc.RangeRequest(key=PREFIX, range_end=PREFIX_END, count_only=True)
+    body = bench_grpc.unary(address, RANGE_PATH, request.SerializeToString(), 60.0)
+    return rpc.RangeResponse.FromString(body).count
+
+
+def serving_again_s(target: Target, keys: int) -> float:
+    """Start a stopped cluster; return the time until its leader answers a linearizable read, and nothing is lost."""
+    began = time.monotonic()
     target.start()
+    target.revision()
+    took = time.monotonic() - began
+    held = count_keys(target.leader())
+    if held != keys:
+        raise BenchFailed(f"{target.name} holds {held} of {keys} keys after a restart")
+    return took
+
+
+def measure(target: Target, keys: int) -> dict[str, float]:
+    """Return all figures of one target."""
+    target.wipe()
     try:
-        leader = target.leader()
-        figures = {"load_per_s": load_keys(leader)}
-        figures["pss_mib_per_node"] = pss_bytes(target.pids()) / 3 / 2**20
-        used = sum(file.stat().st_blocks * 512 for file in target.directory.rglob("*") if file.is_file())
-        figures["disk_mib_per_node"] = used / 3 / 2**20
-        figures["put_p99_ms_idle"] = probe_put_p99_ms(leader)
-        stop = threading.Event()
-        pages: list[int] = []
-        pagers = [
-            threading.Thread(target=lambda: pages.append(page_through(leader, stop)), daemon=True) for _ in range(2)
-        ]
-        for pager in pagers:
-            pager.start()
-        figures["put_p99_ms_paged"] = probe_put_p99_ms(leader)
-        stop.set()
-        for pager in pagers:
-            pager.join()
-        figures["pages"] = float(sum(pages))
-        target.stop()
-        began = time.monotonic()
         target.start()
-        target.revision()
-        figures["restart_s"] = time.monotonic() - began
+        leader = target.leader()
+        figures = {"load, puts/s": load_keys(leader, keys)}
+        figures["PSS of a node after the load, MiB"] = pss_bytes(target.pids()) / 3 / 2**20
+        used = sum(file.stat().st_blocks * 512 for file in target.directory.rglob("*") if file.is_file())
+        figures["disk of a node, MiB"] = used / 3 / 2**20
+        figures["put p50 idle, ms"], figures["put p99 idle, ms"] = probe_put_ms(leader)
+        with pager(leader) as pages:
+            began = time.monotonic()
+            figures["put p50 while paging, ms"], figures["put p99 while paging, ms"] = probe_put_ms(leader)
+            paged_s = time.monotonic() - began
+        figures["put p99 paging : idle"] = figures["put p99 while paging, ms"] / figures["put p99 idle, ms"]
+        figures["pages of 500/s meanwhile"] = sum(pages) / paged_s
+        target.stop()
+        figures["restart to serving, s"] = serving_again_s(target, keys)
+        target.kill()
+        figures["restart after SIGKILL to serving, s"] = serving_again_s(target, keys)
+        figures["PSS of a node after the restart, MiB"] = pss_bytes(target.pids()) / 3 / 2**20
         return figures
     finally:
         target.stop()
         target.wipe()
 
 
-def compare(directory: Path, etcd: str, console: Console) -> dict[str, dict[str, float]]:
-    """Measure both targets and print them side by side."""
+def compare(directory: Path, etcd: str, keys: int, console: Console) -> dict[str, dict[str, float]]:
+    """Measure one kind after the other; return their figures by name."""
     results: dict[str, dict[str, float]] = {}
-    if etcd:
-        results["etcd"] = measure(Etcd(directory / "etcd-million", etcd))
-    results["actd"] = measure(Actd(directory / "actd-million"))
-    table = Table(title=f"{KEYS:,} keys of {VALUE_BYTES} bytes", title_justify="left")
-    table.add_column("figure")
-    for name in results:
-        table.add_column(name, justify="right")
-    for figure in results["actd"]:
-        table.add_row(figure, *(f"{results[name][figure]:,.2f}" for name in results))
-    console.print(table)
+    targets: list[Target] = [Etcd(directory / "etcd-million", etcd)] if etcd else []
+    for target in (*targets, Actd(directory / "actd-million")):
+        began = time.monotonic()
+        results[target.name] = measure(target, keys)
+        console.print(f"{keys:,} keys, {target.name}: {time.monotonic() - began:.0f} s")
     return results
+
+
+if __name__ == "__main__":
+    print(json.dumps({"pages": page_through(sys.argv[1])}))

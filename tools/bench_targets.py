@@ -4,63 +4,42 @@ Owns starting, finding the leader, CPU and memory of all server processes, and s
 """
 
 import contextlib
+import functools
 import os
+import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 
+from actors.supervisor import die_with_parent
 from protocol.wire import rpc_pb2 as rpc
 from tools.bench_grpc import unary
 
-START_TIMEOUT_S = 30.0
+START_TIMEOUT_S = 60.0
+PORTS = (12_000, 15_000)
 
 
 def free_ports(count: int) -> list[int]:
-    """Return ports nobody listens on now."""
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
+    """Return ports nobody listens on now, below those the kernel gives to outgoing connections."""
+    found: list[int] = []
+    for port in random.sample(range(*PORTS), k=PORTS[1] - PORTS[0]):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == count:
+            return found
+    raise RuntimeError(f"no {count} free ports between {PORTS[0]} and {PORTS[1]}")
 
 
-class Usage:
-    """CPU seconds and memory of a process tree; the peak is the largest sum seen by `sample`."""
-
-    def __init__(self) -> None:
-        self.cpu_s = 0.0
-        self.pss_bytes_peak = 0
-
-
-class Target(Protocol):
-    """A cluster under load."""
-
-    name: str
-    clients: list[str]
-    zmq: list[str]
-
-    def start(self) -> None:
-        """Start and wait for a leader."""
-        ...
-
-    def pids(self) -> list[int]:
-        """Return every server process."""
-        ...
-
-    def stop(self) -> None:
-        """Stop and clean up."""
-        ...
-
-
-class _Cluster:
-    """What both kinds share."""
+class Target(ABC):
+    """A cluster under load: what both kinds share."""
 
     name = ""
 
@@ -80,6 +59,22 @@ class _Cluster:
                 found += [root.pid, *(child.pid for child in root.children(recursive=True))]
         return found
 
+    def start(self) -> None:
+        """Start and wait for a leader."""
+        self.spawn_all()
+        self.leader()
+
+    @abstractmethod
+    def spawn_all(self) -> None:
+        """Start every process of the cluster."""
+
+    def kill(self) -> None:
+        """SIGKILL every process at once, as a power cut of the processes would."""
+        for pid in self.pids():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.stop()
+
     def stop(self) -> None:
         """Stop and clean up."""
         for process in self.processes:
@@ -98,12 +93,12 @@ class _Cluster:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def spawn(self, command: list[str]) -> None:
-        """Start one process in a group of its own."""
+        """Start one process in a group of its own; it does not outlive us."""
         self.directory.mkdir(parents=True, exist_ok=True)
-        log = (self.directory / f"log-{len(self.processes)}").open("ab")
-        self.processes.append(
-            subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, env=dict(os.environ))
-        )
+        follow = functools.partial(die_with_parent, os.getpid(), signal.SIGTERM)
+        with (self.directory / f"log-{len(self.processes)}").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, preexec_fn=follow)
+        self.processes.append(process)
 
     def leader(self) -> str:
         """Return the client address of the leader, waiting until there is one."""
@@ -132,7 +127,7 @@ class _Cluster:
         return rpc.RangeResponse.FromString(body).header.revision
 
 
-class Actd(_Cluster):
+class Actd(Target):
     """Three nodes of this checkout."""
 
     name = "actd"
@@ -144,8 +139,8 @@ class Actd(_Cluster):
         self.zmq = [f"tcp://127.0.0.1:{port}" for port in ports[6:]]
         self._ports = ports
 
-    def start(self) -> None:
-        """Start and wait for a leader."""
+    def spawn_all(self) -> None:
+        """Start one launcher with a cluster file of its own."""
         self.directory.mkdir(parents=True, exist_ok=True)
         lines = [f'data_dir = "{self.directory}"', "[storage]", "quota_bytes = 0"]
         for number in range(3):
@@ -159,10 +154,9 @@ class Actd(_Cluster):
         file = self.directory / "cluster.toml"
         file.write_text("\n".join(lines))
         self.spawn([sys.executable, "-m", "tools.launch", str(file), "--log-level", "warning"])
-        self.leader()
 
 
-class Etcd(_Cluster):
+class Etcd(Target):
     """Three nodes of the etcd on PATH."""
 
     name = "etcd"
@@ -173,8 +167,8 @@ class Etcd(_Cluster):
         self._ports = free_ports(6)
         self.clients = [f"127.0.0.1:{port}" for port in self._ports[:3]]
 
-    def start(self) -> None:
-        """Start and wait for a leader."""
+    def spawn_all(self) -> None:
+        """Start three processes with etcd's defaults and a quota that a million keys fit in."""
         peers = ",".join(f"e{number + 1}=http://127.0.0.1:{self._ports[3 + number]}" for number in range(3))
         for number in range(3):
             client, peer = (f"http://127.0.0.1:{port}" for port in (self._ports[number], self._ports[3 + number]))
@@ -187,7 +181,6 @@ class Etcd(_Cluster):
                     *("--initial-cluster", peers, "--log-level", "error", "--quota-backend-bytes", str(8 << 30)),
                 ]
             )
-        self.leader()
 
 
 def cpu_seconds(pids: list[int]) -> float:

@@ -21,7 +21,7 @@ QUICK = (
 )
 FULL = (
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
-    ("benchmark, one round", ["tools.bench", "--rounds", "1"]),
+    ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),
 )
 
 app = typer.Typer(add_completion=False, help=__doc__)
