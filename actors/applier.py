@@ -49,6 +49,11 @@ from storage.staging import SNAPSHOT_DIR, STAGE_DIR, snapshot_path, stage_path
 STORE: Final = "store"
 PROGRESS_INTERVAL_MS: Final = 1000
 """How often the gateway hears of progress at most while nobody waits for an answer."""
+REPORT_ENTRIES: Final = 64
+REPORT_BYTES: Final = 4 * 1024 * 1024
+REPORT_DELAY_MS: Final = 10
+"""raft is told of so many applied entries or bytes at once, or so long after it was told last: it needs them only for
+its bounds, and a turn of its process for every entry would be the dearest part of a lone put."""
 
 
 class _Job(NamedTuple):
@@ -81,6 +86,8 @@ class ApplierActor:
         self._snapshot_names: dict[int, str] = {}
         self._snapshot_ticket = 0
         self._reported = Index(0)
+        self._report_from = Millis(0)
+        self._unreported_bytes = 0
         self._progress: tuple[Index, Millis] = (Index(0), Millis(0))
         self._stopped = False
         self._now = Millis(0)
@@ -147,14 +154,25 @@ class ApplierActor:
         if store is None or self._stopped:
             return []
         effects: list[Effect] = []
-        if store.applied != self._reported:
+        if self._report_is_due(store, now):
             self._reported = store.applied
+            self._report_from = Millis(now + REPORT_DELAY_MS)
+            self._unreported_bytes = 0
             effects.append(Send("raft", EntriesApplied(applied=store.applied)))
             self._set_gauges(store)
         if store.applied != self._progress[0] and now - self._progress[1] >= PROGRESS_INTERVAL_MS:
             effects.append(self._report_progress(store))
         self._set_deadline(now)
         return effects
+
+    def _report_is_due(self, store: MvccStore, now: Millis) -> bool:
+        if store.applied == self._reported:
+            return False
+        return (
+            now >= self._report_from
+            or store.applied - self._reported >= REPORT_ENTRIES
+            or self._unreported_bytes >= REPORT_BYTES
+        )
 
     def check_invariants(self) -> None:
         """Raise `InvariantViolation` unless the state makes sense."""
@@ -245,6 +263,7 @@ class ApplierActor:
         effects: list[Effect] = []
         counters = self.metrics.counters
         for entry in message.entries:
+            self._unreported_bytes += len(entry.data)
             applied = store.apply(entry)
             if applied is None or not applied.results:
                 continue
@@ -428,6 +447,8 @@ class ApplierActor:
             self.deadline = Millis(self._progress[1] + PROGRESS_INTERVAL_MS)
         else:
             self.deadline = None
+        if store is not None and store.applied != self._reported:
+            self.deadline = self._report_from if self.deadline is None else min(self.deadline, self._report_from)
 
     def _set_gauges(self, store: MvccStore) -> None:
         counters, gauges = self.metrics.counters, self.metrics.gauges

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from actors.actor import Source
-from actors.applier import ApplierActor
+from actors.applier import REPORT_DELAY_MS, REPORT_ENTRIES, ApplierActor
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
 from protocol.command import CommandKind, Origin, ReadKind, encode_batch
 from protocol.config import ClusterConfig, LimitsConfig, NodeConfig, StorageConfig
@@ -194,6 +194,7 @@ def test_a_repeated_batch_is_neither_applied_nor_answered(node: Node) -> None:
     """The same (member, incarnation, sequence) a second time is a no-op that still advances the applied index."""
     put = [CommandKind.PUT, PutRequest(key=b"a").SerializeToString()]
     node.apply(node.commands(*put, sequence=5))
+    node.now = Millis(node.now + REPORT_DELAY_MS)
     effects = node.apply(node.commands(*put, sequence=5))
     assert sent(effects, CommandsApplied) == []
     assert sent(effects, EntriesApplied) == [EntriesApplied(applied=Index(2))]
@@ -403,6 +404,7 @@ def test_install_waits_for_a_running_flush_and_keeps_the_order(node: Node, tmp_p
     behind = node.puts(b"behind")
     assert node.turn(InstallSnapshot(stage="t9", index=index, term=Term(2))) == []
     assert node.apply(behind) == []
+    node.now = Millis(node.now + REPORT_DELAY_MS)
     effects = node.run_background()
     kinds = [type(effect.message).__name__ for effect in effects if isinstance(effect, Send)]
     assert kinds == ["StoreFlushed", "SnapshotInstalled", "StoreProgressed", "CommandsApplied", "EntriesApplied"]
@@ -449,7 +451,10 @@ def test_progress_is_told_at_most_once_a_second(node: Node) -> None:
     node.now = Millis(node.now + 1000)
     assert len(sent(node.apply(node.puts(b"a")), StoreProgressed)) == 1
     assert sent(node.apply(node.puts(b"b")), StoreProgressed) == []
-    assert node.actor.deadline == node.now + 1000
+    assert node.actor.deadline == node.now + REPORT_DELAY_MS
+    node.now = Millis(node.now + REPORT_DELAY_MS)
+    node.actor.end_turn(node.now)
+    assert node.actor.deadline == node.now - REPORT_DELAY_MS + 1000
     node.now = Millis(node.now + 1000)
     effects = node.actor.wake(node.now) + node.actor.end_turn(node.now)
     assert [message.applied for message in sent(effects, StoreProgressed)] == [2]
@@ -495,3 +500,16 @@ def test_members_that_applied_the_same_entries_hash_the_same(node: Node, tmp_pat
     (mine,), (theirs,) = (sent(each.read(ReadKind.HASH_KV, body), ReadsServed) for each in (node, other))
     assert mine.results == theirs.results
     other.stop()
+
+
+def test_raft_hears_of_applied_entries_in_bounds_not_one_by_one(node: Node) -> None:
+    """The first of a burst at once, then after a while or so many; never nothing."""
+    assert sent(node.apply(node.puts(b"a")), EntriesApplied) == [EntriesApplied(applied=Index(1))]
+    told = [sent(node.apply(node.puts(b"b")), EntriesApplied) for _ in range(REPORT_ENTRIES)]
+    assert [message for message in told if message] == [[EntriesApplied(applied=Index(REPORT_ENTRIES + 1))]]
+    node.apply(node.puts(b"c"))
+    due = node.actor.deadline
+    assert due == node.now + REPORT_DELAY_MS
+    node.now = due
+    effects = node.actor.wake(due) + node.actor.end_turn(due)
+    assert sent(effects, EntriesApplied) == [EntriesApplied(applied=Index(REPORT_ENTRIES + 2))]
