@@ -32,6 +32,8 @@ RETRY_MS: Final = 20
 """Pause before what was refused or came too early is tried again."""
 PUT_OVERHEAD_BYTES: Final = 256
 """What etcd's quota counts for a put besides key and value (rule 52)."""
+SLOW_READ_MS: Final = 500
+"""A read that waits longer for its index is counted as slow; etcd counts from where it asks again."""
 
 
 class GatewayCore:
@@ -51,18 +53,19 @@ class GatewayCore:
         self.revision = Revision(0)
         self._timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * config.raft.election_timeout_ms
         self._calls = OpenCalls(config.limits.pending_requests_max, config.limits.pending_bytes_max)
-        self._commands = Lane("commands", inflight_max=8)
-        self._reads = Lane("reads", inflight_max=2)
-        self._local_reads = Lane("local_reads", inflight_max=64)
+        self._commands = Lane("commands", unserved_max=8, inflight_max=8)
+        self._reads = Lane("reads", unserved_max=2, inflight_max=64)
+        self._local_reads = Lane("local_reads", unserved_max=64, inflight_max=64)
+        self._lanes = (self._commands, self._reads, self._local_reads)
         self._refused: dict[int, None] = {}
         """Batches to be proposed again under their own sequence: should the first copy be alive after all, apply
         recognises the second as a repeat."""
         self._finishers: dict[int, Callable[[bytes], bytes]] = {}
         self._sequence = 0
+        self._quota = config.storage.quota_bytes
         self._logical_bytes = 0
-        self._accepted_bytes = 0
-        self._retry_at: Millis | None = None
-        self._lanes_due: Millis | None = None
+        self._proposed_bytes = 0
+        """What was proposed since the store last told its size."""
         self._store_open = True
         self._stopped = False
 
@@ -99,15 +102,19 @@ class GatewayCore:
                 if kind == ReadKind.STATUS:
                     self._finishers[call_id] = self._finish_status
             else:
-                if not kind:
+                if not kind and self.members:
                     self.answers.append((call_id, ErrorCode.OK, self._member_list()))
                     return
-                lane = self._reads
+                lane, kind = self._reads, int(ReadKind.BARRIER)
                 self._finishers[call_id] = lambda _body: self._member_list()
         if self._stopped:
             self._refuse(call_id, ErrorCode.STOPPED)
             return
-        if quota and self._over_quota(size):
+        if (
+            quota
+            and self._quota
+            and self._logical_bytes + self._proposed_bytes + size + PUT_OVERHEAD_BYTES >= self._quota
+        ):
             self._refuse(call_id, ErrorCode.NO_SPACE)
             return
         if not self._calls.open(call_id, size, now, deadline, self._timeout_ms):
@@ -124,23 +131,17 @@ class GatewayCore:
         self._finishers.pop(call_id, None)
         self.answers.append((call_id, code, b""))
 
-    def _over_quota(self, size: int) -> bool:
-        quota = self.config.storage.quota_bytes
-        if not quota:
-            return False
-        cost = size + PUT_OVERHEAD_BYTES
-        if self._logical_bytes + self._accepted_bytes + cost >= quota:
-            return True
-        self._accepted_bytes += cost
-        return False
-
     # --- the actor's side --------------------------------------------------------------------------
 
     @property
     def deadline(self) -> Millis | None:
         """When a call runs out, or something is to be tried again."""
-        due = [self._calls.deadline, self._retry_at, self._lanes_due]
-        return min((at for at in due if at is not None), default=None)
+        due = self._calls.deadline
+        for lane in self._lanes:
+            for at in (lane.paused_until, lane.due):
+                if at is not None and (due is None or at < due):
+                    due = at
+        return due
 
     def start(self, now: Millis) -> list[Effect]:
         """Nothing to ask for: raft and applier say where they stand."""
@@ -149,8 +150,7 @@ class GatewayCore:
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
         """React to one message of this node's actors."""
         if isinstance(message, local.CommandsApplied):
-            self._commands.progressed(now)
-            self._on_commands_applied(message)
+            self._on_commands_applied(message, now)
         elif isinstance(message, local.ReadsServed):
             self._on_reads_served(message, now)
         elif isinstance(message, local.LeadershipChanged):
@@ -171,32 +171,45 @@ class GatewayCore:
 
     def wake(self, now: Millis) -> list[Effect]:
         """Answer the calls that have run out of time."""
-        if self._retry_at is not None and now >= self._retry_at:
-            self._retry_at = None
-        for call_id, code in self._calls.expire(now):
+        expired = self._calls.expire(now)
+        for call_id, code in expired:
             self._finishers.pop(call_id, None)
             self.answers.append((call_id, code, b""))
+        if expired:
+            self._drop_dead_proposals()
         return []
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Send what the turn has gathered, one batch or a few per lane."""
         effects: list[Effect] = []
-        self._lanes_due = None
-        if self._retry_at is not None:
-            return effects
-        if self._refused and self.leader != NOBODY:
-            self._send_again(effects)
-        if self._commands.queue and self.leader != NOBODY:
-            self._send(self._commands, "raft", local.ProposeBatch, now, effects)
-        if self._reads.queue and self.leader != NOBODY:
-            self._send(self._reads, "raft", local.RequestReads, now, effects)
-        if self._local_reads.queue and self._store_open:
-            self._send(self._local_reads, "applier", local.ServeReads, now, effects)
+        if self.leader != NOBODY:
+            commands, reads = self._commands, self._reads
+            if (commands.queue or self._refused) and commands.resume(now):
+                if self._refused:
+                    self._send_again(effects)
+                self._send(commands, "raft", local.ProposeBatch, now, effects)
+            if reads.queue and reads.resume(now):
+                self._send(reads, "raft", local.RequestReads, now, effects)
+        local_reads = self._local_reads
+        if local_reads.queue and self._store_open and local_reads.resume(now):
+            self._send(local_reads, "applier", local.ServeReads, now, effects)
         return effects
 
     def check_invariants(self) -> None:
-        """Every open call is in exactly one place."""
+        """Every open call is somewhere, and everything is counted right."""
         self._calls.check()
+        placed: dict[int, None] = {}
+        for lane in self._lanes:
+            lane.check()
+            placed.update((call_id, None) for call_id, _, _ in lane.queue)
+            for batch in lane.inflight.values():
+                placed.update((call_id, None) for call_id in batch.ids)
+            for waiting in lane.answered_later.values():
+                placed.update((call_id, None) for call_id in waiting.values())
+        lost = [call_id for call_id in self._calls.all() if call_id not in placed]
+        assert not lost, f"open calls that nothing will answer: {lost[:10]}"
+        strays = [call_id for call_id in self._finishers if not self._calls.is_open(call_id)]
+        assert not strays, f"finishers of calls that are not open: {strays[:10]}"
 
     def _send(
         self,
@@ -206,6 +219,9 @@ class GatewayCore:
         now: Millis,
         effects: list[Effect],
     ) -> None:
+        lane.due = None
+        if lane is self._commands and lane.full:
+            self._drop_dead_proposals()
         while lane.queue and lane.may_send(now):
             ids: list[int] = []
             flat: list[int | bytes] = []
@@ -226,11 +242,12 @@ class GatewayCore:
                 return
             self._sequence = sequence = self._sequence + 1
             origin = Origin(self.identity.member, self.identity.incarnation, sequence)
-            lane.sent(sequence, Batch(ids, flat, self.term, self.leader), now)
+            lane.sent(sequence, Batch(ids, flat, self.term, self.leader, now))
+            if lane is self._commands:
+                self._proposed_bytes += size + len(ids) * PUT_OVERHEAD_BYTES
             effects.append(Send(to, form.model_construct(sequence=sequence, payload=encode_batch(origin, flat))))
         if lane.queue:
-            ends = lane.patience_ends(now)
-            self._lanes_due = ends if self._lanes_due is None else min(self._lanes_due, ends)
+            lane.due = lane.patience_ends(now)
 
     def _send_again(self, effects: list[Effect]) -> None:
         """Propose the refused batches once more."""
@@ -246,6 +263,13 @@ class GatewayCore:
             payload = encode_batch(origin, batch.flat)
             effects.append(Send("raft", local.ProposeBatch.model_construct(sequence=sequence, payload=payload)))
 
+    def _drop_dead_proposals(self) -> None:
+        """Forget proposals nobody waits for: on the way to another leader they may have been lost.
+
+        Reads need none of this: raft and applier answer or refuse every batch, or are started anew.
+        """
+        self._commands.drop_dead(self._calls.is_open)
+
     # --- answers -----------------------------------------------------------------------------------
 
     def _answer(self, call_id: int, code: int, body: bytes) -> None:
@@ -256,13 +280,16 @@ class GatewayCore:
                     body = finisher(body)
             self.answers.append((call_id, code, body))
 
-    def _on_commands_applied(self, message: local.CommandsApplied) -> None:
+    def _on_commands_applied(self, message: local.CommandsApplied, now: Millis) -> None:
         self._publish(message.applied, message.revision)
         if message.incarnation != self.identity.incarnation:
             return  # a restarted applier replays what an earlier gateway proposed under the same sequence
-        batch = self._commands.done(message.sequence)
+        batch = self._commands.inflight.get(message.sequence)
         if batch is None:
             return
+        self._commands.progressed(batch, now)
+        self._commands.done(message.sequence)
+        self._refused.pop(message.sequence, None)
         close = self._calls.close
         append = self.answers.append
         later: list[tuple[int, int]] = []
@@ -292,13 +319,15 @@ class GatewayCore:
         if message.applied < self.applied:
             # A restarted applier still replays: what it shows is older than what clients have seen.
             self._requeue(lane, message.sequence, [position for position, _, _ in message.results])
-            self._retry_at = Millis(now + RETRY_MS)
+            lane.pause(Millis(now + RETRY_MS))
             return
         self._publish(message.applied, message.revision)
         for position, code, body in message.results:
             self._answer(batch.ids[position], code, body)
         batch.left -= len(message.results)
-        lane.progressed(now)
+        if not batch.served and lane is self._reads and now - batch.sent_at > SLOW_READ_MS:
+            self.metrics.count("etcd_server_slow_read_indexes_total", len(batch.ids))
+        lane.progressed(batch, now)
         if batch.left <= 0:
             lane.done(message.sequence)
 
@@ -339,7 +368,7 @@ class GatewayCore:
             return
         self.term = message.term
         self.leader = message.leader
-        self._retry_at = None
+        self._commands.paused_until = self._reads.paused_until = None
         self._give_up_proposals(ErrorCode.LEADER_CHANGED)
 
     def _give_up_proposals(self, code: ErrorCode) -> None:
@@ -356,14 +385,18 @@ class GatewayCore:
         if code == ErrorCode.TOO_MANY_REQUESTS:
             batch = lane.done(sequence)
             if batch is not None:
+                if lane is self._commands:
+                    self.metrics.count("etcd_server_proposals_failed_total", len(batch.ids))
                 for call_id in batch.ids:
                     self._answer(call_id, code, b"")
             return
-        if lane is not self._commands:
-            self._requeue(lane, sequence, None)
-        elif sequence in lane.inflight:
+        if sequence not in lane.inflight:
+            return
+        if lane is self._commands:
             self._refused[sequence] = None
-        self._retry_at = Millis(now + RETRY_MS)
+        else:
+            self._requeue(lane, sequence, None)
+        lane.pause(Millis(now + RETRY_MS))
 
     def _requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
         batch = lane.inflight.get(sequence)
@@ -384,7 +417,7 @@ class GatewayCore:
     def _on_store_progressed(self, message: local.StoreProgressed) -> None:
         self._store_open = True
         self._logical_bytes = message.logical_bytes
-        self._accepted_bytes = 0
+        self._proposed_bytes = 0
 
     def _on_actor_started(self, message: local.ActorStarted) -> None:
         if message.actor == "raft":

@@ -53,6 +53,10 @@ def _malformed() -> Ruling:
 _PUT: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.PUT), quota=True)
 _DELETE: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.DELETE_RANGE))
 _COMPACT: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.COMPACT))
+_TXN: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.TXN))
+_TXN_PUT: Final = _TXN._replace(quota=True)
+_TXN_READ: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.TXN))
+_TXN_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.TXN))
 _RANGE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.RANGE))
 _RANGE_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.RANGE))
 _STATUS: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.STATUS))
@@ -93,13 +97,12 @@ def _rule_txn(body: bytes, operations_max: int) -> Ruling:
         request = rpc.TxnRequest.FromString(body)
     except DecodeError:
         return _malformed()
-    code = validate.check_txn(request, operations_max)
-    if code:
-        return _refuse(code)
-    if validate.is_read_only(request):
-        route = Route.LOCAL if validate.is_serializable(request) else Route.LINEARIZABLE
-        return Ruling(ErrorCode.OK, route, int(ReadKind.TXN))
-    return Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.TXN), validate.has_put(request))
+    verdict = validate.check_txn(request, operations_max)
+    if verdict.code:
+        return _refuse(verdict.code)
+    if verdict.read_only:
+        return _TXN_LOCAL if validate.is_serializable(request) else _TXN_READ
+    return _TXN_PUT if verdict.has_put else _TXN
 
 
 def _parsed(request: type[rpc.CompactionRequest | rpc.StatusRequest | rpc.HashKVRequest], ruling: Ruling) -> "Rule":

@@ -5,12 +5,10 @@ looking at its shape again.
 """
 
 from collections.abc import Iterable
+from typing import Final, NamedTuple
 
 from protocol.errors import ErrorCode
 from protocol.wire import rpc_pb2 as rpc
-
-FROM_KEY = b"\0"
-"""As a range end: everything from the key on."""
 
 Interval = tuple[bytes, bytes]
 """A deleted range: first key and end, in the API's form."""
@@ -41,52 +39,78 @@ def check_delete(request: rpc.DeleteRangeRequest) -> ErrorCode:
     return ErrorCode.OK if request.key else ErrorCode.EMPTY_KEY
 
 
-def check_txn(request: rpc.TxnRequest, operations_max: int) -> ErrorCode:
-    """Return OK, or why a Txn is refused; both branches count, whichever would be taken."""
-    code = _check_shape(request, operations_max)
+class TxnVerdict(NamedTuple):
+    """What a txn's bytes decide: OK or why it is refused, and what it may do in either branch."""
+
+    code: ErrorCode
+    read_only: bool = False
+    """No branch can write, so that it needs no log entry (rule 20)."""
+    has_put: bool = False
+    """Some branch puts, so that the quota concerns it."""
+
+
+def check_txn(request: rpc.TxnRequest, operations_max: int) -> TxnVerdict:
+    """Return what becomes of a Txn; both branches count, whichever would be taken."""
+    code, kinds = _check_shape(request, operations_max)
     if code:
-        return code
-    for branch in (request.success, request.failure):
-        if _writes(branch) is None:
-            return ErrorCode.DUPLICATE_KEY
-    return ErrorCode.OK
+        return TxnVerdict(code)
+    if kinds & _SEVERAL_WRITES:
+        for branch in (request.success, request.failure):
+            if _writes(branch) is None:
+                return TxnVerdict(ErrorCode.DUPLICATE_KEY)
+    return TxnVerdict(ErrorCode.OK, not kinds, bool(kinds & _PUT))
 
 
-def _check_shape(request: rpc.TxnRequest, operations_max: int) -> ErrorCode:
-    largest = max(len(request.compare), len(request.success), len(request.failure))
+_PUT: Final = 1
+_WRITE: Final = 2
+"""Anything but a range: what is in a nested txn does not matter, it goes through the log."""
+_SEVERAL_WRITES: Final = 4
+"""Some branch has two writes or a nested txn, so that a key might be written twice."""
+
+
+def _check_shape(request: rpc.TxnRequest, operations_max: int) -> tuple[ErrorCode, int]:
+    compares, success, failure = request.compare, request.success, request.failure
+    largest = max(len(compares), len(success), len(failure))
     if largest > operations_max:
-        return ErrorCode.TOO_MANY_OPERATIONS
-    if any(not compare.key for compare in request.compare):
-        return ErrorCode.EMPTY_KEY
-    for branch in (request.success, request.failure):
+        return ErrorCode.TOO_MANY_OPERATIONS, 0
+    for compare in compares:
+        if not compare.key:
+            return ErrorCode.EMPTY_KEY, 0
+    kinds = 0
+    for branch in (success, failure):
+        written = 0
         for operation in branch:
-            code = _check_operation(operation, operations_max - largest)
+            code, kind = _check_operation(operation, operations_max - largest)
             if code:
-                return code
-    return ErrorCode.OK
+                return code, 0
+            if kind:
+                kinds |= kind
+                written |= _SEVERAL_WRITES if written else _WRITE
+        kinds |= written
+    return ErrorCode.OK, kinds
 
 
-def _check_operation(operation: rpc.RequestOp, operations_left: int) -> ErrorCode:
+def _check_operation(operation: rpc.RequestOp, operations_left: int) -> tuple[ErrorCode, int]:
     which = operation.WhichOneof("request")
     if which == "request_range":
-        return check_range(operation.request_range)
+        return check_range(operation.request_range), 0
     if which == "request_put":
-        return check_put(operation.request_put)
+        return check_put(operation.request_put), _PUT | _WRITE
     if which == "request_delete_range":
-        return check_delete(operation.request_delete_range)
+        return check_delete(operation.request_delete_range), _WRITE
     if which == "request_txn":
-        return _check_shape(operation.request_txn, operations_left)
-    return ErrorCode.KEY_NOT_FOUND
+        code, kinds = _check_shape(operation.request_txn, operations_left)
+        return code, kinds | _WRITE | _SEVERAL_WRITES
+    return ErrorCode.KEY_NOT_FOUND, 0
 
 
 def _covered(key: bytes, deleted: Iterable[Interval]) -> bool:
-    for first, end in deleted:
-        if not end:
-            if key == first:
-                return True
-        elif key >= first and (end == FROM_KEY or key < end):
-            return True
-    return False
+    """Whether a deletion names `key`.
+
+    One of everything from a key on (its end is a zero byte) names none: etcd compares the end as it stands, so its
+    clients may replace all there is by such a deletion and puts.
+    """
+    return any(first <= key < end if end else key == first for first, end in deleted)
 
 
 def _writes(branch: Iterable[rpc.RequestOp]) -> tuple[set[bytes], list[Interval]] | None:
@@ -94,19 +118,22 @@ def _writes(branch: Iterable[rpc.RequestOp]) -> tuple[set[bytes], list[Interval]
 
     The two branches of a nested txn exclude each other, so they may both write a key.
     """
-    operations = list(branch)
-    deleted = [
-        (operation.request_delete_range.key, operation.request_delete_range.range_end)
-        for operation in operations
-        if operation.WhichOneof("request") == "request_delete_range"
-    ]
+    puts: list[bytes] = []
+    deleted: list[Interval] = []
+    nested_txns: list[rpc.TxnRequest] = []
+    for operation in branch:
+        which = operation.WhichOneof("request")
+        if which == "request_put":
+            puts.append(operation.request_put.key)
+        elif which == "request_delete_range":
+            deleted.append((operation.request_delete_range.key, operation.request_delete_range.range_end))
+        elif which == "request_txn":
+            nested_txns.append(operation.request_txn)
     put: set[bytes] = set()
-    for operation in operations:
-        if operation.WhichOneof("request") != "request_txn":
-            continue
+    for txn in nested_txns:
         nested_put: set[bytes] = set()
         nested_deleted: list[Interval] = []
-        for nested in (operation.request_txn.success, operation.request_txn.failure):
+        for nested in (txn.success, txn.failure):
             writes = _writes(nested)
             if writes is None or writes[0] & put or any(_covered(key, deleted) for key in writes[0]):
                 return None
@@ -114,30 +141,14 @@ def _writes(branch: Iterable[rpc.RequestOp]) -> tuple[set[bytes], list[Interval]
             nested_deleted += writes[1]
         put |= nested_put
         deleted += nested_deleted
-    for operation in operations:
-        if operation.WhichOneof("request") == "request_put":
-            key = operation.request_put.key
-            if key in put or _covered(key, deleted):
-                return None
-            put.add(key)
+    for key in puts:
+        if key in put or _covered(key, deleted):
+            return None
+        put.add(key)
     return put, deleted
-
-
-def is_read_only(request: rpc.TxnRequest) -> bool:
-    """Whether no branch can write, so that the txn needs no log entry (rule 20)."""
-    return all(operation.WhichOneof("request") == "request_range" for operation in (*request.success, *request.failure))
 
 
 def is_serializable(request: rpc.TxnRequest) -> bool:
     """Whether every range of a read-only txn is content with this member's own state."""
     ranges = [operation.request_range for operation in (*request.success, *request.failure)]
     return bool(ranges) and all(wanted.serializable for wanted in ranges)
-
-
-def has_put(request: rpc.TxnRequest) -> bool:
-    """Whether some branch puts, so that the quota concerns it."""
-    return any(
-        operation.WhichOneof("request") == "request_put"
-        or (operation.WhichOneof("request") == "request_txn" and has_put(operation.request_txn))
-        for operation in (*request.success, *request.failure)
-    )
