@@ -122,8 +122,9 @@ class Shell:
             self._perform(actor.wake(now))
         if self._halt is None:
             self._perform(actor.end_turn(now))
-            if self._halt is None or not self._halt.failed:
-                self._flush()
+        if self._halt is None or not self._halt.failed:
+            # An actor that ends well has its last words delivered; a failed one says nothing more.
+            self._flush()
 
     def _timeout_ms(self) -> int:
         now = now_ms()

@@ -43,7 +43,7 @@ class WalActor:
         except (Corruption, StartRefused, DiskFailed) as error:
             return [Halt(str(error), failed=True, fatal=True)]
         if self._wal.torn_bytes:
-            return [Log("warning", "wal_tail_cut", {"bytes": self._wal.torn_bytes})]
+            return [Log("warning", "wal_tail_cut", {"bytes": self._wal.torn_bytes, "where": self._wal.torn_at})]
         return []
 
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:

@@ -13,7 +13,8 @@ from protocol.types import ClusterId, Entry, Incarnation, Index, LogPosition, Me
 
 PEER_WIRE_VERSION: Final = 1
 
-_HEADER: Final = struct.Struct(">4sHQQQQQ16s")
+ACTOR_NAME_BYTES_MAX: Final = 24
+_HEADER: Final = struct.Struct(">4sHQQQQQ24s")
 _MAGIC: Final = b"actp"
 
 
@@ -31,6 +32,7 @@ class PeerHeader(NamedTuple):
 
     def pack(self) -> bytes:
         """Return the header's bytes; `unpack` gives it back."""
+        assert len(self.actor) <= ACTOR_NAME_BYTES_MAX, f"the name {self.actor} does not fit a peer header"
         return _HEADER.pack(
             _MAGIC,
             self.version,

@@ -99,6 +99,7 @@ class Wal:
         self.mark = EMPTY_MARK
         self.recovered: tuple[Entry, ...] = ()
         self.torn_bytes = 0
+        self.torn_at = ""
 
     @classmethod
     def open(cls, disk: Disk, owner: WalOwner, segment_bytes: int) -> "Wal":
@@ -260,13 +261,16 @@ class Wal:
             where = f"; a valid frame follows at offset {later}" if later is not None else "; segments follow"
             raise Corruption(f"{path}: offset {offset}: the frame here is damaged{where}")
         self.torn_bytes = len(tail.rstrip(b"\0"))
+        self.torn_at = f"{path}: offset {offset}"
         file.write_at(offset, b"\0" * self.torn_bytes)
         file.sync()
 
     def _later_frame(self, data: bytes, offset: int) -> int | None:
         """Return where a valid frame stands behind `offset`, if any does."""
         view = memoryview(data)
-        for candidate in range(offset + 8, len(data) - FRAME_HEAD_BYTES, 8):
+        # Behind the last byte that is not zero there is no frame: the preallocated rest need not be looked at.
+        end = min(len(data.rstrip(b"\0")), len(data) - FRAME_HEAD_BYTES)
+        for candidate in range(offset + 8, end, 8):
             if data[candidate : candidate + 4] != b"\0\0\0\0" and read_frame(view, candidate) is not None:
                 return candidate
         return None
