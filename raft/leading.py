@@ -27,11 +27,6 @@ class LeaderState:
     more_to_send: bool = False
     """A follower could take another append: the next turn should come at once."""
 
-    news_due: Millis | None = None
-    """When a follower is to be told of a commit that no append has carried to it."""
-
     def due(self, now: Millis) -> Millis:
         """When the leader wants to be woken."""
-        if self.more_to_send:
-            return now
-        return self.tick_due if self.news_due is None else min(self.tick_due, self.news_due)
+        return now if self.more_to_send else self.tick_due

@@ -130,12 +130,7 @@ def on_forward_proposal(raft: "Raft", sender: MemberId, message: PeerMessage) ->
     if not raft.proposals.first_time(sender, message):
         return
     code = propose(raft, message.payload) if message.term == raft.term else ErrorCode.NO_LEADER
-    if code is ErrorCode.OK:
-        asker = raft.leading.progress.get(sender) if raft.leading is not None else None
-        if asker is not None:
-            # A client of that follower waits for this very entry to be applied there.
-            asker.commit_awaited = raft.log.last.index
-    else:
+    if code is not ErrorCode.OK:
         raft.send(sender, ForwardProposalReply(term=raft.term, context=message.context, code=code))
 
 

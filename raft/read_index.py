@@ -216,9 +216,6 @@ def round_acknowledged(raft: "Raft") -> None:
         elif waiting.asker == NOBODY:
             raft.reads.released.append(ReleasedRead(waiting.index, waiting.sequence, waiting.payload))
         else:
-            asker = leading.progress.get(waiting.asker)
-            if asker is not None:
-                asker.commit_awaited = max(asker.commit_awaited, waiting.index)
             reply = ReadIndexReply(term=raft.term, context=waiting.context, index=waiting.index, code=0)
             raft.send(waiting.asker, reply)
     leading.unconfirmed = kept

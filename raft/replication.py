@@ -4,7 +4,7 @@ Invariants: the leader never overwrites its own log; only entries of its own ter
 leader's own entries count after its own fsync; what is in flight to a follower is bounded in count and bytes.
 """
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from protocol.errors import InvariantViolation, PeerFault
 from protocol.peer import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, PeerMessage
@@ -17,9 +17,6 @@ from raft.transitions import Cause
 
 if TYPE_CHECKING:
     from raft.core import Raft
-
-NEWS_DELAY_MS: Final = 5
-"""How long a commit that nobody at a follower waits for may wait for an append to carry it."""
 
 
 def take_office(raft: "Raft") -> None:
@@ -143,7 +140,6 @@ def feed_followers(raft: "Raft") -> None:
     built: dict[Index, AppendEntries] = {}
     quiet: dict[Index, AppendEntries] = {}
     leading.more_to_send = False
-    leading.news_due = None
     for progress in leading.progress.values():
         _feed(raft, progress, built, quiet)
         if progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
@@ -181,29 +177,13 @@ def _feed(
         size = raft.log.bytes_between(message.previous.index, message.entries[-1].index)
         progress.sent(message.entries[-1].index, size, raft.now)
         progress.commit_sent = raft.commit
-        progress.news_due = None
     elif raft.commit > progress.commit_sent and progress.next_index > raft.commit:
-        # Nothing else goes out. A client of the follower that waits for the news gets it now; otherwise the next
-        # append will most likely carry it, which spares both sides a turn.
-        if progress.commit_awaited <= progress.commit_sent and not _news_is_due(raft, progress):
-            return
-        progress.news_due = None
+        # Nothing else goes out: tell the news, a client of this follower may wait for it.
         news = quiet.get(progress.next_index)
         if news is None:
             news = quiet[progress.next_index] = _append_behind(raft, Index(progress.next_index - 1), 0, quiet=True)
         raft.send(progress.member, news, bulk=True)
         progress.commit_sent = raft.commit
-
-
-def _news_is_due(raft: "Raft", progress: Progress) -> bool:
-    leading = raft.leading
-    assert leading is not None, "only a leader has news"
-    if progress.news_due is None:
-        progress.news_due = Millis(raft.now + NEWS_DELAY_MS)
-    if raft.now >= progress.news_due:
-        return True
-    leading.news_due = progress.news_due if leading.news_due is None else min(leading.news_due, progress.news_due)
-    return False
 
 
 def _probe(raft: "Raft", progress: Progress) -> None:
