@@ -87,8 +87,9 @@ def test_leader_tree_dies_and_comes_back(make_cluster: MakeCluster) -> None:
         load.await_more()
         leader = cluster.await_leader()
         launcher = cluster.launchers[cluster.names.index(leader)]
-        launcher.kill()
+        # The supervisor first: without its launcher it would stop in good order, which is not what is tested.
         cluster.kill("supervisor", leader)
+        launcher.kill()
         load.await_more()
         wait_until(lambda: cluster.leader() not in (None, leader), 20, "another leader")
         wait_until(lambda: not [at for at in cluster.survivors() if at.ppid() == 1], 10, "its tree is dead")
