@@ -46,6 +46,8 @@ _KINDS: Final[dict[str, float]] = {
     "swizzle": 0.1,
     "kill_group": 0.25,
     "kill_gateway": 0.2,
+    "kill_helpers": 0.3,
+    "stop": 0.15,
     "pause": 0.4,
     "power_cut": 0.2,
     "mid_write_cut": 0.25,
@@ -130,6 +132,8 @@ class FaultInjector:
             "swizzle": self._swizzle,
             "kill_group": lambda: self._some_node().kill_group("fault"),
             "kill_gateway": lambda: self._some_node().kill_gateway("fault"),
+            "kill_helpers": self._kill_helpers,
+            "stop": lambda: self._some_node().stop(),
             "pause": self._pause,
             "power_cut": lambda: self._cut_power(self._some_node()),
             "mid_write_cut": self._mid_write_cut,
@@ -208,6 +212,10 @@ class FaultInjector:
         node = self._some_node()
         if node.powered:
             node.disk_port.fail_next_sync()
+
+    def _kill_helpers(self) -> None:
+        for node in self.world.nodes:
+            node.kill_helpers()
 
     def _pause(self) -> None:
         node = self._some_node()

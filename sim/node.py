@@ -13,7 +13,7 @@ from actors.actor import Actor, Source
 from actors.effects import Halt, SpawnHelper
 from protocol.codec import decode, encode
 from protocol.identity import FoundingMember, NodeIdentity
-from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequested
+from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequested, StopActor
 from protocol.types import Incarnation, MemberId, Millis, StoreId
 from sim.faulty_disk import FaultyDisk
 from sim.process import Parcel, Process
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 GROUP: Final = ("wal", "applier", "raft")
 """The actors that live and die together, in the order in which they are started: raft speaks first, to both others."""
+STOP_ORDER: Final = (("gateway", "snapshot_sender", "snapshot_receiver"), ("raft",), ("wal", "applier"))
+"""Doors first, then consensus, then what it writes to."""
 BACKOFF_US_MAX: Final = 200_000
 """The longest a supervisor waits before it starts a dead group again."""
 
@@ -43,6 +45,7 @@ class SimNode:
         self.processes: dict[str, Process] = {}
         self.powered = False
         self.lives = 0
+        self._stopping: list[tuple[str, ...]] = []
         self._incarnation = 0
         self._clock_origin_us = 0
         self._clock_rate = 1000
@@ -85,11 +88,44 @@ class SimNode:
         """Cut the current: every actor is gone, and of the disk only what was synced is certain."""
         assert self.powered, f"{self.name} is already off"
         self.world.note(self.name, "supervisor", f"power_cut:{why}")
+        self.disk.crash()
+        self._go_down()
+
+    def stop(self) -> None:
+        """Ask every actor to finish, in order; the disk keeps what the kernel has."""
+        if not self.powered or self._stopping:
+            return
+        self.world.note(self.name, "supervisor", "stop")
+        self._stopping = list(STOP_ORDER)
+        bound_us = self.world.config.supervision.stop_timeout_ms * 1000
+        self.world.at(self.world.now_us + bound_us, self._expect_stopped, self.lives, bound_us)
+        self._stop_next()
+
+    def _stop_next(self) -> None:
+        while self._stopping:
+            running = [process for name, process in self.processes.items() if name in self._stopping[0]]
+            for process in running:
+                process.deliver(Parcel(Source("supervisor"), encode(StopActor())))
+            if running:
+                return
+            self._stopping.pop(0)
+        self.world.note(self.name, "supervisor", "stopped")
+        self._go_down()
+
+    def _expect_stopped(self, life: int, bound_us: int) -> None:
+        if not self._stopping or self.lives != life:
+            return
+        if any(process.paused_lately(bound_us) for process in self.processes.values()):
+            self.lose_power("stopped_too_slowly")
+            return
+        raise SimulationFailed("stops when asked", f"{self.name} still runs {sorted(self.processes)}")
+
+    def _go_down(self) -> None:
         self.powered = False
+        self._stopping = []
         for process in self.processes.values():
             process.die()
         self.processes.clear()
-        self.disk.crash()
         self.world.on_node_down(self)
 
     # --- actors ----------------------------------------------------------------------------------
@@ -134,6 +170,9 @@ class SimNode:
         """Kill and reap wal, applier, raft and their helpers; start them again after a while."""
         if not all(name in self.processes for name in GROUP):
             return
+        if self._stopping:
+            self.lose_power(why)
+            return
         self.world.note(self.name, "supervisor", f"kill_group:{why}")
         for name in list(self.processes):
             if name != "gateway":
@@ -142,12 +181,18 @@ class SimNode:
 
     def kill_gateway(self, why: str) -> None:
         """Kill the gateway alone; start another after a while."""
-        if "gateway" not in self.processes:
+        if "gateway" not in self.processes or self._stopping:
             return
         self.world.note(self.name, "supervisor", f"kill_gateway:{why}")
         self.processes.pop("gateway").die()
         self.world.on_gateway_down(self)
         self._later(self.start_gateway)
+
+    def kill_helpers(self) -> None:
+        """Kill whatever snapshot helpers run."""
+        for name in ("snapshot_sender", "snapshot_receiver"):
+            if name in self.processes:
+                self._end_helper(self.processes[name], "killed by signal 9", clean=False)
 
     def pause(self, name: str, duration_us: int) -> None:
         """Stop one actor for a while; raft is told once it has missed its beats, and again when it is back."""
@@ -163,6 +208,14 @@ class SimNode:
 
     def on_halt(self, process: Process, halt: Halt) -> None:
         """An actor ended itself."""
+        if self._stopping and not halt.failed:
+            process.die(clean=True)
+            del self.processes[process.name]
+            if process.name == "gateway":
+                self.world.on_gateway_down(self)
+            if not any(name in self.processes for name in self._stopping[0]):
+                self._stop_next()
+            return
         if process.name not in (*GROUP, "gateway"):
             self._end_helper(process, halt.reason if halt.failed else "")
             return
@@ -177,7 +230,7 @@ class SimNode:
 
     def spawn_helper(self, asker: Process, effect: SpawnHelper) -> None:
         """Start a short-lived helper for `asker`; one of the same kind that still runs is killed for it."""
-        if not asker.alive:
+        if not asker.alive or self._stopping:
             return
         old = self.processes.pop(effect.helper, None)
         if old is not None:
@@ -192,9 +245,9 @@ class SimNode:
         self._announce(process.name, incarnation, asker)
         process.start()
 
-    def _end_helper(self, process: Process, failure: str) -> None:
-        """A helper ended itself: raft hears of it once the supervisor has reaped it."""
-        process.die(clean=True)
+    def _end_helper(self, process: Process, failure: str, *, clean: bool = True) -> None:
+        """A helper has ended: raft hears of it once the supervisor has reaped it."""
+        process.die(clean=clean)
         if self.processes.get(process.name) is not process:
             return
         del self.processes[process.name]
@@ -247,5 +300,5 @@ class SimNode:
         self.world.at(self.world.now_us + delay_us, self._start_if_on, start, life)
 
     def _start_if_on(self, start: Callable[[], None], life: int) -> None:
-        if self.powered and self.lives == life:
+        if self.powered and self.lives == life and not self._stopping:
             start()

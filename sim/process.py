@@ -54,6 +54,7 @@ class Process:
         self.keep_until_us = 0
         self.paused_until_us = 0
         self.turns = 0
+        self._halting = False
         self._rng = node.rng
         self._mailbox: deque[Parcel] = deque()
         self._busy_until_us = 0
@@ -109,7 +110,7 @@ class Process:
         self.world.at(at_us, self._turn, self._token)
 
     def _turn(self, token: int) -> None:
-        if not self.alive or token != self._token:
+        if not self.alive or self._halting or token != self._token:
             return
         self._turn_at_us = None
         self.turns += 1
@@ -132,10 +133,11 @@ class Process:
             world.trace.note(world.now_us, node.name, actor.name, message.kind, parcel.body)
             world.observe_handled(self, parcel.source.member, message)
             effects += actor.handle(message, parcel.source, now)
+            if _halts(effects):
+                return effects
         if actor.deadline is not None and actor.deadline <= now:
             effects += actor.wake(now)
-        effects += actor.end_turn(now)
-        return effects
+        return effects if _halts(effects) else effects + actor.end_turn(now)
 
     def _connect(self, message: ActorStarted, effects: list[Effect]) -> None:
         """Talk to the new incarnation from now on; what this turn has for the old one is dropped."""
@@ -182,7 +184,13 @@ class Process:
 
     def _perform(self, effects: list[Effect], leave_us: int) -> None:
         parcels: dict[str, list[Parcel]] = {}
-        halt: Halt | None = None
+        halt = next((effect for effect in effects if isinstance(effect, Halt)), None)
+        if halt is not None:
+            self._halting = True
+            self.world.at(leave_us, self._halt, halt)
+        if halt is not None and halt.failed:
+            # A failed actor says nothing more: what the turn had staged is dropped.
+            effects = [effect for effect in effects if isinstance(effect, Log)]
         for effect in effects:
             if isinstance(effect, Send):
                 self.world.observe_send(self, effect.to, effect.message)
@@ -195,12 +203,8 @@ class Process:
                 self.world.at(leave_us + self._rng.randrange(100, 5000), self.node.spawn_helper, self, effect)
             elif isinstance(effect, Log):
                 self.world.observe_log(self, effect)
-            else:
-                halt = halt or effect
         for to, batch in parcels.items():
             self._send_local(to, batch, leave_us)
-        if halt is not None:
-            self.world.at(leave_us, self._halt, halt)
 
     def _send_local(self, to: str, batch: list[Parcel], leave_us: int) -> None:
         receiver = self.node.processes.get(to)
@@ -252,3 +256,8 @@ class Process:
 
     def __repr__(self) -> str:
         return f"{self.node.name}/{self.name}.{self.incarnation}"
+
+
+def _halts(effects: list[Effect]) -> bool:
+    """Whether the actor has just asked to end: it is handed nothing more."""
+    return bool(effects) and isinstance(effects[-1], Halt)

@@ -4,7 +4,7 @@ import pytest
 
 from sim.run import run_seed
 
-SEEDS_PER_TEST = 4
+SEEDS_PER_TEST = 2
 
 
 @pytest.mark.parametrize("first", range(1, 201, SEEDS_PER_TEST))
