@@ -114,7 +114,7 @@ class RaftActor:
         core = self.core
         if core is None or self._halted:
             return self._take_effects()
-        if membership.store_wanted(core, core.member):
+        if self.identity.store != NO_STORE and membership.store_wanted(core, core.member):
             membership.bind_store(core, core.member, self.identity.store)
         drained = core.end_turn(now)
         self._tell_gateway(core)
