@@ -19,7 +19,8 @@ import typer
 from rich.console import Console
 
 from tools import bench_loads, bench_million, bench_report
-from tools.bench_loads import CASES, BenchFailed, Case
+from tools.bench_grpc import BenchFailed
+from tools.bench_loads import CASES, Case
 from tools.bench_report import Report, Usage
 from tools.bench_targets import Actd, Etcd, Target, cpu_seconds, pss_bytes
 
@@ -70,7 +71,10 @@ def measure_case(target: Target, case: Case, report: Report, usage: Usage) -> No
 
 
 def measure(target: Target, cases: list[Case], report: Report, *, with_zmq: bool) -> Usage:
-    """Run every case once against a fresh cluster; return what its processes used for the gRPC part."""
+    """Run every case once against a fresh cluster; return what its processes used for the gRPC part.
+
+    After a failure data and logs stay where they are.
+    """
     usage = Usage()
     target.wipe()
     try:
@@ -80,10 +84,10 @@ def measure(target: Target, cases: list[Case], report: Report, *, with_zmq: bool
             measure_case(target, case, report, usage)
         for case in cases if with_zmq and target.zmq else ():
             report.add("actd zmq", case, bench_loads.zmq(target.zmq[target.clients.index(target.leader())], case))
-        return usage
     finally:
         target.stop()
-        target.wipe()
+    target.wipe()
+    return usage
 
 
 def wanted_cases(only: str, *, quick: bool) -> list[Case]:
@@ -159,7 +163,7 @@ def bench(
             found.million = bench_million.compare(directory, binary, keys, console)
             console.print(bench_report.million_table(keys, found.million))
     except BenchFailed as failed:
-        console.print(str(failed), style="red", markup=False)
+        console.print(f"{failed}\ndata and logs are left in {directory}", style="red", markup=False)
         raise typer.Exit(1) from failed
     for path in bench_report.write(cases, keys, found, report):
         console.print(f"wrote {path}", markup=False)

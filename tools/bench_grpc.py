@@ -28,6 +28,10 @@ SEQUENCE_MAX = 20_000
 """Bodies made before the clock starts; a longer load begins again from the first."""
 
 
+class BenchFailed(RuntimeError):
+    """A figure that would mean nothing; the text says why."""
+
+
 def frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
     """Return one frame."""
     return struct.pack(">I", len(payload))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + payload
@@ -79,7 +83,7 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
     """Make one blocking call on a connection of its own; return the response message.
 
     Raises:
-        RuntimeError: the server answered with an error, or not in HTTP/2.
+        BenchFailed: the server answered with an error, or not in HTTP/2.
         OSError: there is no connection.
     """
     host, _, port = address.rpartition(":")
@@ -91,7 +95,7 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
         while True:
             chunk = connection.recv(1 << 16)
             if not chunk:
-                raise RuntimeError("the connection ended early")
+                raise BenchFailed("the connection ended early")
             data += chunk
             for kind, flags, stream, payload in frames_in(data):
                 if kind == DATA and stream == 1:
@@ -100,7 +104,7 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
                     fields: dict[str, str] = dict(decoder.decode(payload))  # type: ignore[arg-type]  # text by default
                     status = fields.get("grpc-status", "0")
                     if status != "0":
-                        raise RuntimeError(f"grpc-status {status}: {fields.get('grpc-message', '')}")
+                        raise BenchFailed(f"grpc-status {status}: {fields.get('grpc-message', '')}")
                     if flags & END_STREAM:
                         return message[5:]
 
@@ -172,7 +176,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, reason: str) -> None:
         if not self.done.done():
-            self.done.set_exception(RuntimeError(reason))
+            self.done.set_exception(BenchFailed(reason))
         self._transport.close()
 
 
@@ -198,7 +202,7 @@ async def latencies_of(
     opened = await _run(address, path, bodies, connections, inflight, total)
     failed = sum(connection.failed for connection in opened)
     if failed:
-        raise RuntimeError(f"{failed} calls failed")
+        raise BenchFailed(f"{failed} calls failed")
     return [latency for connection in opened for latency in connection.latencies]
 
 

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from protocol.wire import rpc_pb2 as rpc
 from tools import bench_grpc
+from tools.bench_grpc import BenchFailed
 
 VALUE_BYTES: Final = 256
 INFLIGHT: Final[dict[int, tuple[int, int]]] = {1: (1, 1), 16: (16, 1), 64: (64, 1), 1000: (100, 10)}
@@ -24,10 +25,6 @@ KEY: Final = b"bench/fixed-key"
 KEYS_VARIED: Final = 100_000
 PUT_PATH: Final = "/etcdserverpb.KV/Put"
 RANGE_PATH: Final = "/etcdserverpb.KV/Range"
-
-
-class BenchFailed(RuntimeError):
-    """A figure that would mean nothing; the text says why."""
 
 
 class Figure(NamedTuple):

@@ -19,7 +19,8 @@ from rich.console import Console
 
 from protocol.wire import rpc_pb2 as rpc
 from tools import bench_grpc
-from tools.bench_loads import PUT_PATH, RANGE_PATH, BenchFailed
+from tools.bench_grpc import BenchFailed
+from tools.bench_loads import PUT_PATH, RANGE_PATH
 from tools.bench_targets import Actd, Etcd, Target, pss_bytes
 
 KEYS: Final = 1_000_000
@@ -138,10 +139,10 @@ def measure(target: Target, keys: int) -> dict[str, float]:
         target.kill()
         figures["restart after SIGKILL to serving, s"] = serving_again_s(target, keys)
         figures["PSS of a node after the restart, MiB"] = pss_bytes(target.pids()) / 3 / 2**20
-        return figures
     finally:
         target.stop()
-        target.wipe()
+    target.wipe()
+    return figures
 
 
 def compare(directory: Path, etcd: str, keys: int, console: Console) -> dict[str, dict[str, float]]:

@@ -7,7 +7,8 @@ import pytest
 import typer
 
 from tools.bench import shortened, wanted_cases
-from tools.bench_loads import CASES, INFLIGHT, BenchFailed, Case, Figure, h2load_figure
+from tools.bench_grpc import BenchFailed
+from tools.bench_loads import CASES, INFLIGHT, Case, Figure, h2load_figure
 from tools.bench_report import COLUMNS, Report, Usage, markdown, row_of, table_of, write
 
 PUT, RANGE = Case("put", 16, 4), Case("range", 16, 4)
