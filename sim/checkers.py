@@ -281,7 +281,7 @@ def _follow(image: LogImage, message: PersistEntries | CutLog) -> None:
 
 def _same(found: LogImage, expected: LogImage) -> bool:
     """Whether a recovered log is `expected`, but for entries that a cut may or may not have dropped."""
-    if found.hard_state[:2] != expected.hard_state[:2] or found.last != max(expected.last, found.base):
+    if found.hard_state != expected.hard_state or found.last != max(expected.last, found.base):
         return False
     if found.base != expected.base:
         return False

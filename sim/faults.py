@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ACTIVE: Final = 0.4
 """Chance that a fault kind is active in a run."""
+REQUEST_BYTES_MAX: Final = 3000
+"""Simulated requests are small, so that the bounds which must hold the largest request can be tight."""
 HOSTILE: Final = 0.3
 """Chance that a configured value is the hostile one."""
 
@@ -98,10 +100,10 @@ def draw_config(rng: random.Random, node_count: int) -> ClusterConfig:
         append_entries_max=knob(128, 1, 2),
         inflight_appends_max=knob(64, 1, 2),
         unapplied_entries_max=knob(5_000, 1, 3),
-        unapplied_bytes_max=knob(64 << 20, 1, 500),
-        uncommitted_bytes_max=knob(64 << 20, 1000, 3000),
+        unapplied_bytes_max=knob(64 << 20, REQUEST_BYTES_MAX, 2 * REQUEST_BYTES_MAX),
+        uncommitted_bytes_max=knob(64 << 20, REQUEST_BYTES_MAX, 2 * REQUEST_BYTES_MAX),
     )
-    limits = LimitsConfig(pending_requests_max=knob(20_000, 1, 3))
+    limits = LimitsConfig(pending_requests_max=knob(20_000, 1, 3), request_bytes_max=REQUEST_BYTES_MAX)
     storage = StorageConfig(wal_segment_bytes=knob(65_536, 4096))
     nodes = tuple(_node_config(number) for number in range(1, node_count + 1))
     return ClusterConfig(nodes=nodes, raft=raft, limits=limits, storage=storage)

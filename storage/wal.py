@@ -118,18 +118,20 @@ class Wal:
 
     def append(self, hard_state: HardState | None, entries: tuple[Entry, ...]) -> int:
         """Write and sync one frame; return its size in bytes."""
+        # Noted only once it is on disk: the head of a new segment must not promise what the frame still has to.
+        size = self._write(Frame(False, hard_state, None, entries))
         if hard_state is not None:
             self.hard_state = hard_state
-        return self._write(Frame(False, hard_state, None, entries))
+        return size
 
     def set_mark(self, mark: LogMark) -> int:
         """Make `mark` durable, then give back segments it makes needless.
 
         With `mark.stage` the log restarts empty behind it. Returns the size written in bytes.
         """
-        self.mark = mark
         restart = bool(mark.stage)
         size = self._write(Frame(restart, self.hard_state, mark, ()))
+        self.mark = mark
         if restart:
             self._segments = [segment._replace(last_index=Index(0)) for segment in self._segments]
         self._drop_segments()
