@@ -10,6 +10,7 @@ from protocol import codec
 from protocol.message import Message
 
 PACKET_BYTES_MAX: Final = 200_000
+"""What a socket of default size takes as one packet, with room to spare."""
 
 
 class LifelineCut(Exception):
@@ -34,9 +35,12 @@ class Lifeline:
         return self._end.fileno()
 
     def send(self, message: Message) -> bool:
-        """Send one message; False if the other end is gone or does not read."""
+        """Send one message; False if it did not leave: the other end is gone or does not read, or it is too large."""
+        packet = codec.encode(message)
+        if len(packet) > PACKET_BYTES_MAX:
+            return False
         try:
-            self._end.send(codec.encode(message))
+            self._end.send(packet)
         except (BlockingIOError, BrokenPipeError, ConnectionResetError):
             return False
         return True
@@ -54,7 +58,8 @@ class Lifeline:
             except BlockingIOError:
                 return arrived
             except ConnectionResetError:
-                packet = b""
+                # It closed with words of ours unread, which the kernel tells once; its own last words are still here.
+                continue
             if not packet:
                 if arrived:
                     return arrived

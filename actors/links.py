@@ -5,6 +5,7 @@ Invariants: inside a node multiparts of one sender arrive without a gap, or `Lin
 incarnation ends; between nodes what cannot be sent at once is dropped and counted.
 """
 
+import random
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,7 +15,7 @@ import zmq
 
 from actors.metrics import ActorMetrics
 from protocol.codec import MESSAGE_BYTES_MAX
-from protocol.errors import InvariantViolation, PeerFault
+from protocol.errors import InvariantViolation, PeerFault, StartRefused
 from protocol.identity import NodeIdentity
 from protocol.peer import PEER_WIRE_VERSION, PeerHeader
 from protocol.types import Incarnation, MemberId
@@ -22,6 +23,8 @@ from protocol.types import Incarnation, MemberId
 RUN_DIR: Final = "run"
 PEER_QUEUE_MESSAGES_MAX: Final = 256
 """High-water mark of one peer link: small, because raft repeats what is lost and old news is worthless."""
+PEER_SILENCE_MS_MAX: Final = 5000
+"""A connection on which nothing is acknowledged for so long is opened anew, instead of after TCP's own many minutes."""
 LINGER_ON_STOP_MS: Final = 500
 RECEIVES_PER_TURN_MAX: Final = 256
 """Multiparts taken in one turn, so that a flood cannot keep an actor from its timers."""
@@ -55,9 +58,7 @@ class LocalLinks:
 
     def connect(self, actor: str, incarnation: Incarnation) -> None:
         """Talk to this incarnation of `actor` from now on; what waits for an older one is dropped."""
-        old = self._outboxes.pop(actor, None)
-        if old is not None:
-            old.close(linger=0)
+        self.disconnect(actor)
         socket = self._context.socket(zmq.PUSH)
         socket.set_hwm(0)
         socket.setsockopt(zmq.RECONNECT_IVL, 5)
@@ -65,6 +66,12 @@ class LocalLinks:
         socket.connect(local_address(actor, incarnation))
         self._outboxes[actor] = socket
         self._sent[actor] = 0
+
+    def disconnect(self, actor: str) -> None:
+        """Forget an actor that has ended: what is staged for it from now on goes nowhere, instead of piling up."""
+        old = self._outboxes.pop(actor, None)
+        if old is not None:
+            old.close(linger=0)
         self._staged.pop(actor, None)
 
     def stage(self, to: str, body: bytes) -> None:
@@ -183,8 +190,11 @@ class PeerLinks:
             socket.setsockopt(zmq.SNDHWM, PEER_QUEUE_MESSAGES_MAX)
             socket.setsockopt(zmq.IMMEDIATE, 1)
             socket.setsockopt(zmq.LINGER, 0)
-            socket.setsockopt(zmq.RECONNECT_IVL, 50)
-            socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2000)
+            socket.setsockopt(zmq.IPV6, 1)
+            socket.setsockopt(zmq.TCP_MAXRT, PEER_SILENCE_MS_MAX)
+            # libzmq has no jitter of its own under a maximum: not all of a cluster should knock at one instant.
+            socket.setsockopt(zmq.RECONNECT_IVL, random.randrange(50, 100))
+            socket.setsockopt(zmq.RECONNECT_IVL_MAX, random.randrange(1500, 2500))
             socket.connect(self._addresses[to])
             self._sockets[(to, bulk)] = socket
         return socket
@@ -219,7 +229,11 @@ class PeerDoor:
         self.inbox.setsockopt(zmq.RCVHWM, 4 * PEER_QUEUE_MESSAGES_MAX)
         self.inbox.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
         self.inbox.setsockopt(zmq.LINGER, 0)
-        self.inbox.bind(address)
+        self.inbox.setsockopt(zmq.IPV6, 1)
+        try:
+            self.inbox.bind(address)
+        except zmq.ZMQError as error:
+            raise StartRefused(f"peer address {address}: {error.strerror}") from error
         self.refused: list[tuple[MemberId, str]] = []
         """Members whose frames were refused since the last turn, and why."""
 

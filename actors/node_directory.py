@@ -41,6 +41,7 @@ class NodeDirectory:
             self._lock = os.open(self.path / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._unlock()
             raise StartRefused(
                 f"{self.path}: in use by another running node; stop that one first, or give this one its own data_dir"
             ) from None
@@ -106,11 +107,19 @@ class NodeDirectory:
             stale.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Remove what only a running node needs; the lock goes with the last process."""
+        """Remove what only a running node needs; the lock goes with the last process.
+
+        Touches nothing of a directory that is locked by somebody else.
+        """
+        if self._lock is None:
+            return
         run = self.path / "run"
         if run.exists():
             for stale in run.iterdir():
                 stale.unlink(missing_ok=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None

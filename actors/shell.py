@@ -27,7 +27,13 @@ from protocol.types import NOBODY, MemberId, Millis
 
 BEAT_INTERVAL_MS: Final = 1000
 STORY_EVENTS_MAX: Final = 50
+STORY_LINE_CHARS_MAX: Final = 300
+REASON_CHARS_MAX: Final = 4000
+"""A halt's last words fit one packet of the lifeline, whatever an error has to say."""
 REFUSAL_INTERVAL_MS: Final = 5000
+REFUSALS_REMEMBERED_MAX: Final = 1000
+HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
+"""Short-lived actors, and the only ones that peers may speak to through raft's door."""
 PEER_KINDS: Final = frozenset(
     {kind.__name__ for kind in peer.PeerMessage.__subclasses__()}
     | {"OfferSnapshot", "PeerRefused"}
@@ -65,13 +71,13 @@ class Shell:
         self._peers = peers
         self._door = door
         self._log = structlog.get_logger().bind(actor=actor.name)
-        self._story: deque[str] = deque(maxlen=STORY_EVENTS_MAX)
+        self._story: deque[tuple[object, ...]] = deque(maxlen=STORY_EVENTS_MAX)
         self._halt: Halt | None = None
         self._background: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._beat_due = now_ms()
         self._reported: tuple[dict[str, float], dict[str, float]] = ({}, {})
-        self._refused_at: dict[MemberId, Millis] = {}
+        self._spoken_at: dict[tuple[str, MemberId], Millis] = {}
         self._poller = zmq.Poller()
         self._poller.register(links.inbox, zmq.POLLIN)
         self._poller.register(lifeline.fileno(), zmq.POLLIN)
@@ -90,7 +96,7 @@ class Shell:
         except LifelineCut:
             self._halt = Halt("the supervisor is gone")
         except Exception as error:  # noqa: BLE001 - whatever an actor raises, the story must be told
-            self._log.exception("actor_failed", story=list(self._story))
+            self._log.exception("actor_failed", story=self._told_story())
             self._halt = Halt(f"{type(error).__name__}: {error}", failed=True)
         halt = self._halt
         assert halt is not None, "the loop ends with a halt"
@@ -104,6 +110,8 @@ class Shell:
         ready = {item for item, _ in self._poller.poll(self._timeout_ms())}
         now = now_ms()
         actor = self._actor
+        # The supervisor's news first: a new actor is known before its first message is handled. A wish to stop last.
+        stop = self._receive_supervisor(now) if self._lifeline.fileno() in ready else None
         if self._links.inbox in ready:
             for sender, bodies in self._links.receive():
                 source = Source(sender)
@@ -115,9 +123,8 @@ class Shell:
             self._receive_background(now)
         if now >= self._beat_due:
             self._beat(now)
-        if self._lifeline.fileno() in ready:
-            for message in self._lifeline.receive():
-                self._on_supervisor(message, now)
+        if stop is not None:
+            self._hand(stop, Source("supervisor"), now)
         if actor.deadline is not None and now >= actor.deadline:
             self._perform(actor.wake(now))
         if self._halt is None:
@@ -135,31 +142,50 @@ class Shell:
 
     def _hand(self, message: Message, source: Source, now: Millis) -> None:
         if self._halt is None:
-            self._story.append(f"{now} {source.actor} {message.kind}")
+            self._story.append((now, source.actor, message.kind))
             self._perform(self._actor.handle(message, source, now))
 
     def _receive_peers(self, door: PeerDoor, now: Millis) -> None:
         for header, bodies in door.receive():
             if header.actor != self._actor.name:
-                self._links.relay(header.actor, bodies)
+                self._relay(header, bodies, now)
                 continue
             source = Source(header.actor, header.sender, header.store)
             for body in bodies:
                 try:
                     message = codec.decode(body, PEER_KINDS)
                 except PeerFault as error:
-                    self._actor.metrics.count("actd_peer_faults_total")
-                    self._log.warning("peer_fault", peer=f"{header.sender:x}", reason=str(error))
+                    self._fault(header.sender, str(error), now)
                     continue
                 self._hand(message, source, now)
         refused, door.refused = door.refused, []
         for member, reason in refused:
-            if now - self._refused_at.get(member, Millis(-REFUSAL_INTERVAL_MS)) >= REFUSAL_INTERVAL_MS:
-                self._refused_at[member] = now
+            if self._may_speak("refused", member, now):
                 self._log.warning("peer_refused", peer=f"{member:x}", reason=reason)
                 if self._peers is not None:
                     body = codec.encode(peer.PeerRefused(reason=reason))
                     self._peers.stage(member, body, bulk=False, actor="raft")
+
+    def _relay(self, header: peer.PeerHeader, bodies: list[bytes], now: Millis) -> None:
+        if header.actor in HELPERS:
+            self._links.relay(header.actor, bodies)
+        else:
+            self._fault(header.sender, f"frames for {header.actor!r}, which peers do not speak to", now)
+
+    def _fault(self, member: MemberId, reason: str, now: Millis) -> None:
+        self._actor.metrics.count("actd_peer_faults_total")
+        if self._may_speak("fault", member, now):
+            self._log.warning("peer_fault", peer=f"{member:x}", reason=reason)
+
+    def _may_speak(self, topic: str, member: MemberId, now: Millis) -> bool:
+        """Whether it is time for another word on `topic`: a flood of frames makes no flood of answers and lines."""
+        spoken = self._spoken_at.get((topic, member))
+        if spoken is not None and now - spoken < REFUSAL_INTERVAL_MS:
+            return False
+        if len(self._spoken_at) >= REFUSALS_REMEMBERED_MAX:
+            self._spoken_at.clear()
+        self._spoken_at[(topic, member)] = now
+        return True
 
     def _receive_background(self, now: Millis) -> None:
         while True:
@@ -173,10 +199,19 @@ class Shell:
                 raise result
             self._hand(result, Source(self._actor.name, NOBODY), now)
 
-    def _on_supervisor(self, message: Message, now: Millis) -> None:
-        if isinstance(message, local.ActorStarted):
-            self._links.connect(message.actor, message.incarnation)
-        self._hand(message, Source("supervisor"), now)
+    def _receive_supervisor(self, now: Millis) -> local.StopActor | None:
+        """Hand over what the supervisor has to say; return its wish to stop, if that was part of it."""
+        stop = None
+        for message in self._lifeline.receive():
+            if isinstance(message, local.StopActor):
+                stop = message
+                continue
+            if isinstance(message, local.ActorStarted):
+                self._links.connect(message.actor, message.incarnation)
+            elif isinstance(message, local.HelperEnded):
+                self._links.disconnect(message.helper)
+            self._hand(message, Source("supervisor"), now)
+        return stop
 
     # --- effects -----------------------------------------------------------------------------------
 
@@ -188,15 +223,21 @@ class Shell:
                 assert self._peers is not None, f"{self._actor.name} has no link to peers"
                 self._peers.stage(effect.to, effect.body, bulk=effect.bulk, actor=effect.actor)
             elif isinstance(effect, Log):
-                self._story.append(f"log {effect.event} {effect.fields}")
+                self._story.append(("log", effect.event, effect.fields))
                 getattr(self._log, effect.level)(effect.event, **effect.fields)
             elif isinstance(effect, RunInBackground):
                 threading.Thread(target=self._work, args=(effect,), name=effect.label, daemon=True).start()
             elif isinstance(effect, SpawnHelper):
-                request = local.SpawnRequested(helper=effect.helper, arguments=effect.arguments)
-                self._lifeline.send(request)
+                self._spawn(effect)
             elif self._halt is None:
                 self._halt = effect
+
+    def _spawn(self, effect: SpawnHelper) -> None:
+        request = local.SpawnRequested(helper=effect.helper, arguments=effect.arguments)
+        if not self._lifeline.send(request):
+            # Whoever waits for the helper's end must hear of one.
+            self._background.put(local.HelperEnded(helper=effect.helper, failure="the request did not leave"))
+            os.write(self._wake_write, b"x")
 
     def _work(self, effect: RunInBackground) -> None:
         try:
@@ -227,13 +268,20 @@ class Shell:
         )
         self._links.stage("gateway", codec.encode(report))
 
+    def _told_story(self) -> list[str]:
+        return [" ".join(str(part) for part in line)[:STORY_LINE_CHARS_MAX] for line in self._story]
+
     def _say_goodbye(self, halt: Halt) -> None:
-        story = tuple(self._story) if halt.failed else ()
+        story = tuple(self._told_story()) if halt.failed else ()
         level = "error" if halt.failed else "info"
         getattr(self._log, level)("actor_halted", reason=halt.reason, fatal=halt.fatal, story=list(story))
         self._lifeline.send(
             local.ActorHalted(
-                actor=self._actor.name, reason=halt.reason, failed=halt.failed, fatal=halt.fatal, story=story
+                actor=self._actor.name,
+                reason=halt.reason[:REASON_CHARS_MAX],
+                failed=halt.failed,
+                fatal=halt.fatal,
+                story=story,
             )
         )
         self._links.close(drain=not halt.failed)

@@ -21,15 +21,18 @@ from setproctitle import setproctitle
 from actors.lifeline import Lifeline, LifelineCut
 from actors.node_directory import NodeDirectory
 from actors.process import GROUP, ProcessContext, Role
+from actors.shell import HELPERS, REASON_CHARS_MAX
 from protocol import local
 from protocol.config import ClusterConfig, NodeConfig
-from protocol.errors import StartRefused
+from protocol.errors import PeerFault, StartRefused
 from protocol.identity import FoundingMember, NodeIdentity
 from protocol.message import Message
 from protocol.types import Incarnation
 
-HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
 EXIT_FAILED: Final = 1
+WATCH_INTERVAL_S: Final = 2.0
+PAUSE_S: Final = WATCH_INTERVAL_S + 1.0
+"""A supervisor that was not run for so long cannot know whether its actors were silent or merely not run either."""
 _PR_SET_PDEATHSIG: Final = 1
 
 
@@ -75,6 +78,9 @@ class Supervisor:
         self._restarts: list[float] = []
         self._restart_group_at: float | None = None
         self._restart_gateway_at: float | None = None
+        self._watched_at = time.monotonic()
+        self._gateway_missed = False
+        """Whether raft was told that there is no gateway to speak of."""
         self._stopping = False
         self._failure = ""
         self._signal_read, self._signal_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -91,6 +97,9 @@ class Supervisor:
                 self._watch()
         except StartRefused as error:
             self._failure = str(error)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the actors are to be stopped in order
+            self._log.exception("supervisor_failed")
+            self._failure = f"{type(error).__name__}: {error}"
         self._stop_all()
         self._directory.close()
         if self._failure:
@@ -116,20 +125,26 @@ class Supervisor:
         gateway = self._child("gateway")
         if gateway is not None:
             siblings["gateway"] = gateway.incarnation
-        for role in GROUP:
-            self._fork(role, self._group_incarnation, siblings, {})
-        if gateway is not None:
+            # Told before they run, here and below: their first word must find a reader that knows them.
             for role in GROUP:
                 gateway.lifeline.send(local.ActorStarted(actor=role, incarnation=self._group_incarnation))
+            gateway.stalled = False
+        for role in GROUP:
+            self._fork(role, self._group_incarnation, siblings, {})
+        if self._gateway_missed:
+            self._tell_raft(local.ActorStalled(actor="gateway", stalled=True))
 
     def _start_gateway(self) -> None:
         self._restart_gateway_at = None
         incarnation = self._directory.next_incarnation()
         siblings = dict.fromkeys(GROUP, self._group_incarnation)
-        self._fork("gateway", incarnation, siblings, {})
         for child in self._children.values():
             if child.role in GROUP:
                 child.lifeline.send(local.ActorStarted(actor="gateway", incarnation=incarnation))
+        if self._gateway_missed:
+            self._gateway_missed = False
+            self._tell_raft(local.ActorStalled(actor="gateway", stalled=False))
+        self._fork("gateway", incarnation, siblings, {})
 
     def _start_helper(self, role: str, arguments: dict[str, object]) -> None:
         old = self._child(role)
@@ -137,10 +152,8 @@ class Supervisor:
             self._kill(old)
         siblings = {"raft": self._group_incarnation}
         incarnation = self._directory.next_incarnation()
+        self._tell_raft(local.ActorStarted(actor=role, incarnation=incarnation))
         self._fork(role, incarnation, siblings, arguments)
-        raft = self._child("raft")
-        if raft is not None:
-            raft.lifeline.send(local.ActorStarted(actor=role, incarnation=incarnation))
 
     def _fork(
         self, role: str, incarnation: Incarnation, siblings: dict[str, Incarnation], arguments: dict[str, object]
@@ -157,8 +170,10 @@ class Supervisor:
                 others = {name: number for name, number in siblings.items() if name != role}
                 context = self._context(incarnation, theirs, others, arguments)
                 status = self._roles[role](context)
-            except BaseException:  # noqa: BLE001 - a forked child must never return into the supervisor's frames
+            except BaseException as error:  # noqa: BLE001 - a forked child never returns into the supervisor's frames
                 self._log.exception("actor_failed", actor=role)
+                reason = f"{type(error).__name__}: {error}"[:REASON_CHARS_MAX]
+                theirs.send(local.ActorHalted(actor=role, reason=reason, failed=True, fatal=False, story=()))
             finally:
                 os._exit(status)
         theirs.close()
@@ -226,8 +241,8 @@ class Supervisor:
 
     def _timeout_ms(self) -> int:
         due = [at for at in (self._restart_group_at, self._restart_gateway_at) if at is not None]
-        wait = min(due, default=time.monotonic() + 2.0) - time.monotonic()
-        return max(0, min(int(wait * 1000) + 1, 2000))
+        wait = min(due, default=time.monotonic() + WATCH_INTERVAL_S) - time.monotonic()
+        return max(0, int(min(wait, WATCH_INTERVAL_S) * 1000) + 1)
 
     def _read(self, child: Child) -> None:
         try:
@@ -235,6 +250,11 @@ class Supervisor:
         except LifelineCut:
             # It closes its end only by ending; let the kernel say how.
             self._reap_one(child.pid, wait=True)
+            return
+        except PeerFault as error:
+            self._log.error("actor_unintelligible", role=child.role, pid=child.pid, reason=str(error))
+            self._kill(child)
+            self._after_death(child, f"unintelligible: {error}")
             return
         child.beat_at = time.monotonic()
         if child.stalled:
@@ -268,7 +288,13 @@ class Supervisor:
 
     def _check_beats(self) -> None:
         now = time.monotonic()
-        stalled_after = max(2.5, self._config.raft.election_timeout_ms / 1000)
+        paused, self._watched_at = now - self._watched_at, now
+        if paused > PAUSE_S:
+            self._log.warning("supervisor_paused", paused_ms=int(paused * 1000))
+            for child in self._children.values():
+                child.beat_at = now
+            return
+        stalled_after = self._stalled_after_s
         killed_after = self._config.supervision.beat_timeout_ms / 1000
         for child in list(self._children.values()):
             silent = now - child.beat_at
@@ -279,6 +305,10 @@ class Supervisor:
             elif silent > stalled_after and not child.stalled and child.role != "raft":
                 child.stalled = True
                 self._tell_raft(local.ActorStalled(actor=child.role, stalled=True))
+
+    @property
+    def _stalled_after_s(self) -> float:
+        return max(2.5, self._config.raft.election_timeout_ms / 1000)
 
     def _child(self, role: str) -> Child | None:
         return next((child for child in self._children.values() if child.role == role), None)
@@ -330,6 +360,9 @@ class Supervisor:
         wait = self._backoff_s()
         if child.role == "gateway":
             self._restart_gateway_at = time.monotonic() + wait
+            self._gateway_missed = child.stalled or wait > self._stalled_after_s
+            if self._gateway_missed and not child.stalled:
+                self._tell_raft(local.ActorStalled(actor="gateway", stalled=True))
             return
         for other in [other for other in self._children.values() if other.role != "gateway"]:
             self._kill(other)

@@ -4,13 +4,15 @@ Owns parsing and cross-field checks. Knows no file system beyond reading the one
 Invariant: a `ClusterConfig` that exists is usable; relations between values hold.
 """
 
+import difflib
 import hashlib
 import tomllib
 from ipaddress import ip_address
-from pathlib import Path
-from typing import Self
+from pathlib import Path, PurePath
+from typing import Final, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from protocol.errors import ConfigError
 from protocol.types import ClusterId, MemberId
@@ -53,7 +55,7 @@ class LimitsConfig(BaseModel):
 
     model_config = _STRICT
 
-    request_bytes_max: int = Field(1_572_864, ge=1024, description="one request; etcd's max-request-bytes")
+    request_bytes_max: int = Field(1_572_864, ge=1024, le=32 << 20, description="one request; etcd's max-request-bytes")
     response_bytes_max: int = Field(64 << 20, ge=1 << 20, description="one unary answer; over it: page with limit")
     txn_operations_max: int = Field(128, ge=1, description="compares, and operations of each branch, of one txn")
     pending_requests_max: int = Field(20_000, ge=1, description="requests a gateway holds; over it: too many requests")
@@ -85,13 +87,24 @@ class SupervisionConfig(BaseModel):
     beat_timeout_ms: int = Field(10_000, ge=3000, description="silence after which an actor is killed")
     stop_timeout_ms: int = Field(10_000, ge=100, description="time an actor has to stop cleanly")
 
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        if self.backoff_max_ms < self.backoff_first_ms:
+            raise ValueError(
+                f"backoff_max_ms ({self.backoff_max_ms}) is below backoff_first_ms ({self.backoff_first_ms}); "
+                "raise the first or lower the second"
+            )
+        return self
+
 
 class NodeConfig(BaseModel):
     """One member. Addresses are `host:port`."""
 
     model_config = _STRICT
 
-    name: str = Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$", description="name of the node")
+    name: str = Field(
+        min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", description="name of the node"
+    )
     client: str = Field(description="gRPC and HTTP clients connect here")
     peer: str = Field(description="other members connect here (ZeroMQ)")
     zmq: str = Field(description="ZeroMQ clients connect here")
@@ -101,7 +114,8 @@ class NodeConfig(BaseModel):
     @classmethod
     def _address(cls, value: str) -> str:
         host, separator, port = value.rpartition(":")
-        if not separator or not host or not port.isdigit() or not 0 < int(port) < 65536:
+        plain = port.isascii() and port.isdigit() and not port.startswith("0")
+        if not separator or not host or not plain or int(port) > 65535:
             raise ValueError(f"{value!r} is not host:port with a port of 1 to 65535")
         try:
             loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
@@ -158,23 +172,52 @@ class ClusterConfig(BaseModel):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"nodes: the name {name!r} is used twice; give each node its own")
-        taken: dict[str, str] = {}
+        self._check_addresses()
+        directories: dict[PurePath, str] = {}
         for node in self.nodes:
-            for key in ("client", "peer", "zmq"):
-                address: str = getattr(node, key)
-                here = f"{node.name}.{key}"
-                if address in taken:
-                    raise ValueError(f"nodes: {here} and {taken[address]} are both {address}; use another port")
-                taken[address] = here
-        directories = [node.data_dir for node in self.nodes if node.data_dir]
-        if len(set(directories)) != len(directories):
-            raise ValueError("nodes: two nodes share a data_dir; give each its own")
+            directory = self.data_dir_of(node)
+            if directory in directories:
+                raise ValueError(
+                    f"nodes: {node.name} and {directories[directory]} share the data_dir {directory}; give each its own"
+                )
+            directories[directory] = node.name
         if len(self.nodes) % 2 == 0:
             raise ValueError(
                 f"nodes: {len(self.nodes)} members survive no more failures than {len(self.nodes) - 1}; "
                 "use an odd number"
             )
+        self._check_room()
         return self
+
+    def _check_addresses(self) -> None:
+        taken: dict[str, str] = {}
+        for node in self.nodes:
+            for key in ("client", "peer", "zmq"):
+                address: str = getattr(node, key)
+                host, _, port = address.rpartition(":")
+                listens = f"{ip_address('127.0.0.1' if host == 'localhost' else host.strip('[]'))}:{port}"
+                here = f"{node.name}.{key}"
+                if listens in taken:
+                    raise ValueError(f"nodes: {here} and {taken[listens]} are both {address}; use another port")
+                taken[listens] = here
+
+    def _check_room(self) -> None:
+        """A request of the largest size must fit wherever it passes through."""
+        request = self.limits.request_bytes_max
+        for key, room in (
+            ("limits.pending_bytes_max", self.limits.pending_bytes_max),
+            ("raft.uncommitted_bytes_max", self.raft.uncommitted_bytes_max),
+            ("raft.unapplied_bytes_max", self.raft.unapplied_bytes_max),
+        ):
+            if room < request:
+                raise ValueError(
+                    f"{key} ({room}) is smaller than limits.request_bytes_max ({request}): the largest request would "
+                    "never fit; raise the first or lower the second"
+                )
+
+    def data_dir_of(self, node: NodeConfig) -> PurePath:
+        """Where `node` keeps its data if the command line does not say otherwise."""
+        return PurePath(node.data_dir) if node.data_dir else PurePath(self.data_dir, node.name)
 
     def node(self, name: str) -> NodeConfig:
         """Return the node called `name`."""
@@ -205,8 +248,32 @@ def load_config(path: Path) -> ClusterConfig:
     try:
         return ClusterConfig.model_validate(table)
     except ValidationError as error:
-        problems = "\n".join(
-            f"{path}: {'.'.join(str(part) for part in problem['loc']) or 'file'}: {problem['msg']}"
-            for problem in error.errors()
-        )
-        raise ConfigError(problems) from error
+        raise ConfigError("\n".join(f"{path}: {_told(problem)}" for problem in error.errors())) from error
+
+
+_SECTIONS: Final[dict[str, type[BaseModel]]] = {
+    "nodes": NodeConfig,
+    "raft": RaftConfig,
+    "limits": LimitsConfig,
+    "storage": StorageConfig,
+    "supervision": SupervisionConfig,
+}
+
+
+def _told(problem: ErrorDetails) -> str:
+    """Say which key is wrong, why, and what to do."""
+    place = problem["loc"]
+    where = ".".join(str(part) for part in place)
+    if problem["type"] == "extra_forbidden":
+        section = ClusterConfig if len(place) == 1 else _SECTIONS[str(place[0])]
+        known = sorted(section.model_fields)
+        close = difflib.get_close_matches(str(place[-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known here are {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: missing; it has no default"
+    text = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    if problem["type"] != "value_error" and isinstance(given, str | int | float | bool):
+        text += f", not {given!r}"
+    return f"{where}: {text}" if where else text

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import structlog
 import typer
 
 from actors.lifeline import Lifeline, LifelineCut
@@ -67,12 +68,14 @@ def check_ports(nodes: list[NodeConfig]) -> None:
 class Launcher:
     """The supervisors of this machine's nodes."""
 
-    def __init__(self, config: ClusterConfig, nodes: list[NodeConfig], data_dir: Path) -> None:
+    def __init__(self, config: ClusterConfig, nodes: list[NodeConfig], data_dir: Path | None) -> None:
         self._config = config
         self._nodes = nodes
         self._data_dir = data_dir
         self._running: dict[int, tuple[str, Lifeline]] = {}
         self._failed = False
+        self._explained: set[str] = set()
+        """Nodes that have said themselves how they ended."""
         self._announced = False
         self._stopping = False
 
@@ -89,7 +92,7 @@ class Launcher:
     def _fork(self, node: NodeConfig) -> None:
         ours, theirs = Lifeline.pair()
         parent = os.getpid()
-        directory = (Path(node.data_dir) if node.data_dir else self._data_dir / node.name).resolve()
+        directory = (self._data_dir / node.name if self._data_dir else Path(self._config.data_dir_of(node))).resolve()
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -102,6 +105,8 @@ class Launcher:
                     lifeline.close()
                 roles = {**ROLES, "gateway": run_gateway}
                 status = Supervisor(self._config, node, directory, roles, theirs).run()
+            except BaseException:  # noqa: BLE001 - a forked child never returns into the launcher's frames
+                structlog.get_logger().exception("supervisor_failed", node=node.name)
             finally:
                 sys.stderr.flush()
                 os._exit(status)
@@ -125,13 +130,23 @@ class Launcher:
                 for message in lifeline.receive():
                     if isinstance(message, local.LeadershipChanged):
                         self._announce(message)
-                    elif isinstance(message, local.NodeStopped) and message.failure:
-                        typer.secho(f"actd: {name} stopped: {message.failure}", fg=typer.colors.RED, err=True)
+                    elif isinstance(message, local.NodeStopped):
+                        self._explained.add(name)
+                        if message.failure:
+                            typer.secho(f"actd: {name} stopped: {message.failure}", fg=typer.colors.RED, err=True)
             except LifelineCut:
-                lifeline.close()
-                del self._running[pid]
-                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-                self._failed = self._failed or (status != 0)
+                self._on_end(pid)
+
+    def _on_end(self, pid: int) -> None:
+        name, lifeline = self._running.pop(pid)
+        lifeline.close()
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        if status == 0:
+            return
+        self._failed = True
+        if name not in self._explained:
+            how = f"killed by signal {-status}" if status < 0 else f"exit status {status}"
+            typer.secho(f"actd: {name} ended without a word: {how}", fg=typer.colors.RED, err=True)
 
     def _announce(self, changed: local.LeadershipChanged) -> None:
         if self._announced or not changed.leader:
@@ -190,7 +205,7 @@ def launch(
         raise refuse(str(error)) from error
     configure_logs(log_format, log_level)
     preload()
-    raise typer.Exit(Launcher(config, nodes, data_dir or Path(config.data_dir)).run())
+    raise typer.Exit(Launcher(config, nodes, data_dir).run())
 
 
 if __name__ == "__main__":

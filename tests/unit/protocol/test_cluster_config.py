@@ -49,15 +49,33 @@ def test_ids_are_etcds() -> None:
     ("text", "told"),
     [
         ("nodes = [", "not valid TOML"),
-        ("", "nodes: Field required"),
+        ("", "nodes: missing; it has no default"),
+        ("nodes = []", "nodes: Tuple should have at least 1 item"),
         (GOOD + "[raft]\nelection_timeout_ms = 400\n", "at least 5 x heartbeat_interval_ms"),
-        (GOOD + "[raft]\nelection_timeout = 400\n", "raft.election_timeout: Extra inputs"),
+        (
+            GOOD + "[raft]\nelection_timeout = 400\n",
+            "raft.election_timeout: unknown key; did you mean election_timeout_ms?",
+        ),
+        (GOOD + "[raft]\ncolour = 400\n", "raft.colour: unknown key; known here are append_bytes_max,"),
+        (GOOD + 'colour = "red"\n', "nodes.0.colour: unknown key; known here are client,"),
+        ("rafts = 1\n" + GOOD, "rafts: unknown key; did you mean raft?"),
+        (GOOD + '[raft]\nsnapshot_count = "many"\n', "raft.snapshot_count: Input should be a valid integer"),
+        (GOOD + "[raft]\nsnapshot_count = 0\n", "greater than or equal to 1, not 0"),
+        (GOOD + "[limits]\npending_bytes_max = 1_048_576\n", "the largest request would never fit"),
+        (GOOD + "[limits]\nrequest_bytes_max = 67_108_864\n", "limits.request_bytes_max: Input should be less"),
+        (GOOD + "[supervision]\nbackoff_max_ms = 1\n", "is below backoff_first_ms"),
         (GOOD + node("n1", 3000) + node("n3", 4000), "the name 'n1' is used twice"),
         (GOOD + node("n2", 2380) + node("n3", 4000), "are both 127.0.0.1:2380"),
+        (GOOD.replace("127.0.0.1:2380", "localhost:2379"), "n1.peer and n1.client are both localhost:2379"),
+        (GOOD + node("n2", 3000) + 'data_dir = "data/n1"\n' + node("n3", 4000), "n2 and n1 share the data_dir data/n1"),
         (GOOD + node("n2", 3000), "use an odd number"),
         (GOOD.replace("127.0.0.1:2379", "0.0.0.0:2379"), "is not a loopback address"),
         (GOOD.replace("127.0.0.1:2379", "localhost"), "is not host:port"),
         (GOOD.replace("127.0.0.1:2379", "127.0.0.1:99999"), "is not host:port"),
+        (GOOD.replace("127.0.0.1:2379", "127.0.0.1:0"), "is not host:port"),
+        (GOOD.replace("127.0.0.1:2379", "127.0.0.1:02379"), "is not host:port"),
+        (GOOD.replace("127.0.0.1:2379", "127.0.0.1:²"), "is not host:port"),
+        (GOOD.replace('"n1"', '".."'), "nodes.0.name"),
         (GOOD.replace("127.0.0.1:2379", "example.org:1"), "neither an IP address nor localhost"),
         (GOOD.replace('"n1"', '"a b"'), "nodes.0.name"),
     ],
@@ -68,6 +86,27 @@ def test_mistakes_are_named_with_file_and_key(tmp_path: Path, text: str, told: s
         load(tmp_path, text)
     assert told in str(caught.value)
     assert "cluster.toml" in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
+    """Two mistakes are two lines, each with the file's name."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD + "[raft]\nsnapshot_count = 0\ncolour = 1\n")
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(f"{tmp_path / 'cluster.toml'}: raft.") for line in lines)
+
+
+def test_data_directories_follow_names_unless_they_are_given(tmp_path: Path) -> None:
+    """A node keeps its data under its name in the cluster's directory, or where it says."""
+    config = load(tmp_path, GOOD + node("n2", 3000) + 'data_dir = "/srv/two"\n' + node("n3", 4000))
+    assert [str(config.data_dir_of(one)) for one in config.nodes] == ["data/n1", "/srv/two", "data/n3"]
+
+
+def test_loopback_of_either_family_is_accepted(tmp_path: Path) -> None:
+    """IPv6 and localhost are as good as 127.0.0.1."""
+    text = GOOD.replace("127.0.0.1:2380", "[::1]:2380").replace("127.0.0.1:2381", "localhost:2381")
+    assert load(tmp_path, text).node("n1").peer_url == "http://[::1]:2380"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
