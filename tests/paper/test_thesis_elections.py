@@ -5,7 +5,7 @@ import random
 import pytest
 
 from protocol.config import RaftConfig
-from protocol.peer import AppendEntries, Heartbeat, HeartbeatReply, RequestVote, RequestVoteReply
+from protocol.peer import AppendEntries, Heartbeat, HeartbeatReply, RequestVote, RequestVoteReply, TimeoutNow
 from protocol.types import LOG_START, Entry, EntryKind, Index, LogPosition, MemberId, Millis, Term
 from raft.transitions import Role
 from sim.core_cluster import CoreCluster, CoreMember
@@ -349,3 +349,24 @@ def test_heartbeat_answers_carry_the_round() -> None:
 
     replies = [wire.message for wire in cluster.wire if isinstance(wire.message, HeartbeatReply)]
     assert [(reply.term, reply.round) for reply in replies] == [(3, 17)]
+
+
+def test_earlier_write_does_not_make_the_own_vote_count() -> None:
+    """The fsync of a write before the vote says nothing about the vote (section 3.8)."""
+    cluster = CoreCluster()
+    member = cluster[1]
+    entries = (Entry(Term(1), Index(1), EntryKind.COMMANDS, b""),)
+    cluster.step(
+        member,
+        N2,
+        AppendEntries(term=Term(1), previous=LOG_START, entries=entries, commit=Index(0), quiet=False),
+    )
+    assert len(member.writes) == 1, "the entry is still on its way to the disk"
+    cluster.now = Millis(cluster.now + 500)
+    cluster.step(member, N2, TimeoutNow(term=Term(1)))
+    assert member.core.role is Role.CANDIDATE
+    cluster.step(member, N3, RequestVoteReply(term=Term(2), asked=Term(2), granted=True, pre_vote=False))
+    assert member.persist()
+    assert role_of(member) is Role.CANDIDATE, "the entry is on disk, the vote is not"
+    assert member.persist()
+    assert role_of(member) is Role.LEADER
