@@ -67,6 +67,17 @@ def test_nothing_banned_is_used(path: Path) -> None:
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize("path", [path for path in modules() if path.parent.name != "tools"], ids=label)
+def test_only_commands_print(path: Path) -> None:
+    """What runs inside a node or a client logs, or stays silent; only commands for people print."""
+    printing = [
+        f"{label(path)}:{node.lineno}: log an event with keys"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "print"
+    ]
+    assert not printing, "\n".join(printing)
+
+
 @pytest.mark.parametrize("path", suites(), ids=label)
 def test_tests_wait_for_conditions_and_never_sleep(path: Path) -> None:
     """A sleep is either too short or too long."""
