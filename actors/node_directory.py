@@ -10,6 +10,7 @@ import os
 import secrets
 from pathlib import Path
 
+from actors.links import RUN_DIR
 from protocol.config import ClusterConfig
 from protocol.errors import StartRefused
 from protocol.types import Incarnation, MemberId, StoreId
@@ -100,8 +101,12 @@ class NodeDirectory:
         except OSError as error:
             raise StartRefused(f"{self.path}: cannot be written: {error.strerror}") from error
 
+    def clear_socket(self, actor: str, incarnation: Incarnation) -> None:
+        """Remove the socket of an actor that died without doing so."""
+        (self.path / RUN_DIR / f"{actor}.{incarnation}").unlink(missing_ok=True)
+
     def _clear_sockets(self) -> None:
-        run = self.path / "run"
+        run = self.path / RUN_DIR
         run.mkdir(exist_ok=True, mode=0o700)
         for stale in run.iterdir():
             stale.unlink(missing_ok=True)
@@ -113,7 +118,7 @@ class NodeDirectory:
         """
         if self._lock is None:
             return
-        run = self.path / "run"
+        run = self.path / RUN_DIR
         if run.exists():
             for stale in run.iterdir():
                 stale.unlink(missing_ok=True)

@@ -245,6 +245,8 @@ class Supervisor:
         return max(0, int(min(wait, WATCH_INTERVAL_S) * 1000) + 1)
 
     def _read(self, child: Child) -> None:
+        if child.pid not in self._children:
+            return  # killed while others of the same round were read
         try:
             messages = child.lifeline.receive()
         except LifelineCut:
@@ -297,6 +299,8 @@ class Supervisor:
         stalled_after = self._stalled_after_s
         killed_after = self._config.supervision.beat_timeout_ms / 1000
         for child in list(self._children.values()):
+            if child.pid not in self._children:
+                continue  # killed with the one before it
             silent = now - child.beat_at
             if silent > killed_after:
                 self._log.error("actor_silent", role=child.role, pid=child.pid, silent_ms=int(silent * 1000))
@@ -335,13 +339,15 @@ class Supervisor:
         self._after_death(child, reason)
 
     def _last_words(self, child: Child) -> None:
+        """Hear a dead child out, and clear up behind it."""
         try:
             for message in child.lifeline.receive():
                 if isinstance(message, local.ActorHalted):
                     child.halted = message
-        except LifelineCut:
+        except (LifelineCut, PeerFault):
             pass
         child.lifeline.close()
+        self._directory.clear_socket(child.role, child.incarnation)
 
     def _after_death(self, child: Child, reason: str) -> None:
         if child.role in HELPERS:
