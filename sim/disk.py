@@ -61,13 +61,14 @@ def _resize(content: bytearray, size: int) -> None:
 class SimFile:
     """One open file; see `storage.disk.DiskFile`."""
 
-    def __init__(self, disk: "SimDisk", inode: Inode) -> None:
+    def __init__(self, disk: "SimDisk", path: str, inode: Inode) -> None:
         self._disk = disk
+        self._path = path
         self._inode = inode
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of `data`."""
-        self._disk.charge(max(0, offset + len(data) - len(self._inode.seen)))
+        self._disk.charge(self._path, offset + len(data) - len(self._inode.seen))
         self._inode.unsynced.append((offset, bytes(data)))
         _write(self._inode.seen, offset, data)
 
@@ -87,7 +88,7 @@ class SimFile:
     def allocate(self, size: int) -> None:
         """Reserve space: the file is at least that long."""
         if size > len(self._inode.seen):
-            self._disk.charge(size - len(self._inode.seen))
+            self._disk.charge(self._path, size - len(self._inode.seen))
             self.truncate(size)
 
     def sync(self) -> None:
@@ -113,13 +114,14 @@ class SimDisk:
         self._durable: Names = {"": DIRECTORY}
         self._changes: list[NameChange] = []
         self.capacity_bytes = capacity_bytes
-        self._used_bytes = 0
 
-    def charge(self, size: int) -> None:
-        """Take `size` bytes of the capacity; refuse when it is used up."""
-        if self.capacity_bytes is not None and self._used_bytes + size > self.capacity_bytes:
-            raise DiskFailed("write: No space left on device")
-        self._used_bytes += size
+    def charge(self, path: str, more_bytes: int) -> None:
+        """Refuse what would not fit beside all that has a name."""
+        if self.capacity_bytes is None or more_bytes <= 0:
+            return
+        used = sum(len(inode.seen) for inode in self._names.values())
+        if used + more_bytes > self.capacity_bytes:
+            raise DiskFailed(f"write {path}: No space left on device")
 
     def open(self, path: str, *, create: bool = False) -> SimFile:
         """Open, or create, a file."""
@@ -132,7 +134,7 @@ class SimDisk:
             self._change({_parent(path)}, _adding(path, inode))
         if inode is DIRECTORY:
             raise DiskFailed(f"open {path}: Is a directory")
-        return SimFile(self, inode)
+        return SimFile(self, path, inode)
 
     def list(self, path: str) -> list[str]:
         """Sorted names in a directory."""
@@ -164,7 +166,6 @@ class SimDisk:
         inode = self._names.get(path)
         if inode is None or inode is DIRECTORY:
             raise DiskFailed(f"remove {path}: No such file or directory")
-        self._used_bytes -= len(inode.seen) if self.capacity_bytes is not None else 0
         self._change({_parent(path)}, _removing(path))
 
     def remove_tree(self, path: str) -> None:

@@ -1,8 +1,10 @@
 """The disk port on a real file system.
 
 Owns the translation of paths below a root and of `OSError` into `DiskFailed` with the path in it.
+Invariant: a file whose sync failed takes no further write and no further sync; the page cache may lie about it.
 """
 
+import errno
 import os
 import shutil
 from collections.abc import Callable
@@ -11,9 +13,17 @@ from time import perf_counter
 
 from protocol.errors import DiskFailed
 
+_HINTS = {
+    errno.ENOSPC: "the disk is full: make room, then start this node again",
+    errno.EDQUOT: "the quota of this user is used up: make room, then start this node again",
+    errno.EROFS: "the file system is mounted read-only",
+}
+
 
 def _failed(action: str, path: Path, error: OSError) -> DiskFailed:
-    return DiskFailed(f"{action} {path}: {error.strerror or error}")
+    text = f"{action} {path}: {error.strerror or error}"
+    hint = _HINTS.get(error.errno or 0)
+    return DiskFailed(f"{text} ({hint})" if hint else text)
 
 
 class PosixFile:
@@ -23,26 +33,35 @@ class PosixFile:
         self._path = path
         self._descriptor = descriptor
         self._observe_sync = observe_sync
+        self._sync_failed = False
 
     def write_at(self, offset: int, data: bytes) -> None:
         """Write all of `data` at `offset`."""
+        self._refuse_after_failed_sync()
         try:
             written = os.pwrite(self._descriptor, data, offset)
             while written < len(data):
-                written += os.pwrite(self._descriptor, data[written:], offset + written)
+                written += os.pwrite(self._descriptor, memoryview(data)[written:], offset + written)
         except OSError as error:
             raise _failed("write", self._path, error) from error
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Return up to `size` bytes at `offset`."""
         try:
-            return os.pread(self._descriptor, size, offset)
+            data = os.pread(self._descriptor, size, offset)
+            # One call reads at most 2 GiB, and a signal may cut it short: only nothing means the end.
+            while len(data) < size and (more := os.pread(self._descriptor, size - len(data), offset + len(data))):
+                data += more
         except OSError as error:
             raise _failed("read", self._path, error) from error
+        return data
 
     def size(self) -> int:
         """Length in bytes."""
-        return os.fstat(self._descriptor).st_size
+        try:
+            return os.fstat(self._descriptor).st_size
+        except OSError as error:
+            raise _failed("look at", self._path, error) from error
 
     def truncate(self, size: int) -> None:
         """Cut or extend."""
@@ -60,10 +79,12 @@ class PosixFile:
 
     def sync(self) -> None:
         """Make the content durable."""
+        self._refuse_after_failed_sync()
         began = perf_counter()
         try:
             os.fdatasync(self._descriptor)
         except OSError as error:
+            self._sync_failed = True
             raise _failed("sync", self._path, error) from error
         if self._observe_sync is not None:
             self._observe_sync(perf_counter() - began)
@@ -71,6 +92,10 @@ class PosixFile:
     def close(self) -> None:
         """Let go of the descriptor."""
         os.close(self._descriptor)
+
+    def _refuse_after_failed_sync(self) -> None:
+        if self._sync_failed:
+            raise DiskFailed(f"sync {self._path}: failed before; it is not tried again, what is written may be lost")
 
 
 class PosixDisk:

@@ -8,9 +8,11 @@ from typing import Final
 
 from protocol.errors import PeerFault
 
+STORE_DIR: Final = "store"
 SNAPSHOT_DIR: Final = "snapshots"
 STAGE_DIR: Final = "stage"
 PARTIAL_SUFFIX: Final = ".partial"
+NAME_CHARACTERS_MAX: Final = 200
 
 
 def safe_name(name: str) -> str:
@@ -19,7 +21,9 @@ def safe_name(name: str) -> str:
     Raises:
         PeerFault: it could lead elsewhere.
     """
-    if not name or len(name) > 200 or name.startswith(".") or "/" in name or "\0" in name:
+    if not name or len(name) > NAME_CHARACTERS_MAX or name.startswith(".") or not name.isascii():
+        raise PeerFault(f"unusable file name {name[:NAME_CHARACTERS_MAX]!r}")
+    if not name.isprintable() or "/" in name or "\\" in name or name.endswith(PARTIAL_SUFFIX):
         raise PeerFault(f"unusable file name {name!r}")
     return name
 
