@@ -48,6 +48,7 @@ class AsyncClient:
         self._descriptor = -1
         self._turn_planned = False
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_due = 0.0
         self._pid = os.getpid()
 
     def __repr__(self) -> str:
@@ -107,7 +108,7 @@ class AsyncClient:
         if transport.readable():
             self._plan()
         if session.calls_open:
-            self._arm(session.deadline(now) - now)
+            self._arm(session.deadline(now), now)
 
     def _reconnect(self, transport: Transport, now: float) -> None:
         assert self._loop is not None, "a turn has a loop"
@@ -116,12 +117,17 @@ class AsyncClient:
         transport.connect(self._session.endpoint)
         self._descriptor = transport.fileno()
         self._loop.add_reader(self._descriptor, self._plan)
-        for frame in self._session.connected(now):
-            transport.send(frame)
+        self._session.connected(now)
 
-    def _arm(self, wait_s: float) -> None:
-        if self._timer is None and self._loop is not None:
-            self._timer = self._loop.call_later(wait_s, self._on_timer)
+    def _arm(self, due: float, now: float) -> None:
+        """See to it that a turn begins at `due`; an earlier timer does, since a turn arms the next."""
+        assert self._loop is not None, "a turn has a loop"
+        if self._timer is not None:
+            if self._timer_due <= due:
+                return
+            self._timer.cancel()
+        self._timer_due = due
+        self._timer = self._loop.call_later(max(0.0, due - now), self._on_timer)
 
     def _on_timer(self) -> None:
         self._timer = None

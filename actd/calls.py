@@ -14,6 +14,7 @@ from actd.results import (
     RangeResult,
     StatusResult,
     TxnResult,
+    trusted,
 )
 
 Key = str | bytes
@@ -95,42 +96,45 @@ def _revision(fields: dict[str, Any]) -> int:
     return header.get("revision", 0)
 
 
+_NO_PAIR: Final = {name: field.default for name, field in KeyValue.model_fields.items()}
+
+
 def _pair(fields: dict[str, Any]) -> KeyValue:
-    return KeyValue.model_construct(**fields)
+    return trusted(KeyValue, {**_NO_PAIR, **fields})
 
 
 def _put(fields: dict[str, Any]) -> PutResult:
     previous = fields.get("prev_kv")
-    return PutResult.model_construct(
-        revision=_revision(fields), previous=_pair(previous) if previous is not None else None
-    )
+    pair = _pair(previous) if previous is not None else None
+    return trusted(PutResult, {"revision": _revision(fields), "previous": pair})
 
 
 def _range(fields: dict[str, Any]) -> RangeResult:
-    pairs = tuple(_pair(pair) for pair in fields.get("kvs", ()))
-    return RangeResult.model_construct(
-        revision=_revision(fields), pairs=pairs, more=fields.get("more", False), count=fields.get("count", 0)
-    )
+    pairs = tuple([_pair(pair) for pair in fields.get("kvs", ())])
+    more, count = fields.get("more", False), fields.get("count", 0)
+    return trusted(RangeResult, {"revision": _revision(fields), "pairs": pairs, "more": more, "count": count})
 
 
 def _delete(fields: dict[str, Any]) -> DeleteResult:
-    previous = tuple(_pair(pair) for pair in fields.get("prev_kvs", ()))
-    return DeleteResult.model_construct(revision=_revision(fields), deleted=fields.get("deleted", 0), previous=previous)
+    previous = tuple([_pair(pair) for pair in fields.get("prev_kvs", ())])
+    deleted = fields.get("deleted", 0)
+    return trusted(DeleteResult, {"revision": _revision(fields), "deleted": deleted, "previous": previous})
 
 
 def _txn(fields: dict[str, Any]) -> TxnResult:
-    readers: dict[str, Callable[[dict[str, Any]], Any]] = {
-        "put": _put,
-        "range": _range,
-        "delete": _delete,
-        "txn": _txn,
-    }
     results = tuple(
-        readers[name](inner) for operation in fields.get("responses", ()) for name, inner in operation.items()
+        [_READERS[name](inner) for operation in fields.get("responses", ()) for name, inner in operation.items()]
     )
-    return TxnResult.model_construct(
-        revision=_revision(fields), succeeded=fields.get("succeeded", False), results=results
-    )
+    succeeded = fields.get("succeeded", False)
+    return trusted(TxnResult, {"revision": _revision(fields), "succeeded": succeeded, "results": results})
+
+
+_READERS: Final[dict[str, Callable[[dict[str, Any]], PutResult | RangeResult | DeleteResult | TxnResult]]] = {
+    "put": _put,
+    "range": _range,
+    "delete": _delete,
+    "txn": _txn,
+}
 
 
 def read_put(body: bytes) -> PutResult:
@@ -160,7 +164,7 @@ def read_txn(body: bytes) -> TxnResult:
 
 
 def _read_compact(body: bytes) -> CompactResult:
-    return CompactResult.model_construct(revision=_revision(wire.decode(wire.COMPACT, body)))
+    return trusted(CompactResult, {"revision": _revision(wire.decode(wire.COMPACT, body))})
 
 
 def _read_status(body: bytes) -> StatusResult:
@@ -194,6 +198,8 @@ def put(
     ignore_lease: bool = False,
 ) -> Call[PutResult]:
     """Store a pair."""
+    if not (lease or prev_kv or ignore_value or ignore_lease):
+        return Call(1, wire.blob(1, raw(key)) + wire.blob(2, raw(value)), read_put, False)
     body = put_body(key, value, lease, prev_kv=prev_kv, ignore_value=ignore_value, ignore_lease=ignore_lease)
     return Call(1, body, read_put, False)
 

@@ -7,9 +7,10 @@ import contextlib
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from actd import calls
 from actd.calls import Call, Key
@@ -30,7 +31,8 @@ from actd.transport import Transport, Waiter
 from actd.txn import Txn
 
 R = TypeVar("R")
-DEFAULT_TIMEOUT_S = 10.0
+DEFAULT_TIMEOUT_S: Final = 10.0
+PIPELINE_CALLS_MAX: Final = 10_000
 
 
 class _Worker:
@@ -54,46 +56,56 @@ class _Worker:
             if self._closing:
                 raise ClientClosed("the client is closed")
             self._inbox.append((call, until, future))
-            nudge = not self._nudged
-            self._nudged = True
-        if nudge:
-            os.write(self._nudge_write, b"x")
+            if not self._nudged:
+                self._nudge()
         return future
 
-    def close(self) -> None:
-        """End all calls and the thread."""
-        with self._lock:
-            if self._closing:
-                return
-            self._closing = True
+    def _nudge(self) -> None:
+        """Wake the thread; the caller holds the lock, so that the pipe is open."""
+        self._nudged = True
         os.write(self._nudge_write, b"x")
-        self._thread.join()
-        os.close(self._nudge_read)
-        os.close(self._nudge_write)
+
+    def close(self) -> None:
+        """End all calls and the thread; from a callback of one of its calls, the thread ends soon after."""
+        with self._lock:
+            if not self._closing:
+                self._closing = True
+                self._nudge()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
 
     def _run(self) -> None:
         transport = Transport()
+        try:
+            self._turn_until_closed(transport)
+        finally:
+            # Also when a turn fails: nobody may be left waiting for a thread that is gone.
+            with self._lock:
+                self._closing = True
+                os.close(self._nudge_write)
+            self._take_inbox()
+            os.close(self._nudge_read)
+            self._session.close()
+            transport.close()
+
+    def _turn_until_closed(self, transport: Transport) -> None:
         waiter = Waiter(self._nudge_read)
         session = self._session
-        while True:
+        while self._take_inbox():
             now = time.monotonic()
-            if not self._take_inbox():
-                break
             session.tick(now)
             if session.reconnect:
                 transport.connect(session.endpoint)
-                for frame in session.connected(now):
-                    transport.send(frame)
+                session.connected(now)
             for frame in session.take_frames(now):
                 transport.send(frame)
             waiter.wait(transport, session.deadline(now) - time.monotonic())
             now = time.monotonic()
             for frame in transport.receive():
                 session.received(frame, now)
-        session.close()
-        transport.close()
 
     def _take_inbox(self) -> bool:
+        """Hand new calls to the session; False once the client is being closed."""
         with self._lock:
             inbox, self._inbox = self._inbox, []
             closing = self._closing
@@ -140,6 +152,7 @@ class Client:
         self._worker: _Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
+        self._pid = os.getpid()
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else "open"
@@ -162,12 +175,17 @@ class Client:
         """Start a call and return its future; several started ones travel together."""
         if self._closed:
             raise ClientClosed("the client is closed")
+        pid = os.getpid()
+        if self._pid != pid:
+            # After a fork the parent's socket and thread are not ours, and its lock may be held for ever: begin anew.
+            self._lock = threading.Lock()
+            self._worker = None
+            self._pid = pid
         worker = self._worker
-        if worker is None or worker.pid != os.getpid():
+        if worker is None:
             with self._lock:
                 worker = self._worker
-                if worker is None or worker.pid != os.getpid():
-                    # After a fork the parent's socket and thread are not ours: begin anew.
+                if worker is None:
                     worker = self._worker = _Worker(self._endpoints, self._cluster, self._name)
         return worker.submit(call, time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s))
 
@@ -225,9 +243,13 @@ class Client:
         return self._call(calls.members(linearizable=linearizable), timeout_s)
 
     @contextlib.contextmanager
-    def pipeline(self) -> Iterator["Pipeline"]:
-        """Start many calls without waiting; leaving the block waits for all and raises the first error."""
-        pipeline = Pipeline(self)
+    def pipeline(self, *, calls_open_max: int = PIPELINE_CALLS_MAX) -> Iterator["Pipeline"]:
+        """Start many calls without waiting; leaving the block waits for all and raises the first error.
+
+        Args:
+            calls_open_max: starting one more than these waits for the oldest, so that memory stays bounded.
+        """
+        pipeline = Pipeline(self, calls_open_max)
         yield pipeline
         pipeline.wait()
 
@@ -235,14 +257,23 @@ class Client:
 class Pipeline:
     """Calls that travel together; each returns a future."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, calls_open_max: int) -> None:
         self._client = client
-        self._futures: list[Future[Any]] = []
+        self._calls_open_max = calls_open_max
+        self._futures: deque[Future[Any]] = deque()
+        self._failed: BaseException | None = None
 
     def _start(self, call: Call[R]) -> "Future[R]":
+        while len(self._futures) >= self._calls_open_max:
+            self._wait_for_oldest()
         future = self._client.submit(call)
         self._futures.append(future)
         return future
+
+    def _wait_for_oldest(self) -> None:
+        error = self._futures.popleft().exception()
+        if self._failed is None:
+            self._failed = error
 
     def put(self, key: Key, value: Key = b"", **options: Any) -> "Future[PutResult]":
         """Start a put."""
@@ -258,5 +289,8 @@ class Pipeline:
 
     def wait(self) -> None:
         """Wait for all; raise the first error."""
-        for future in self._futures:
-            future.result()
+        while self._futures:
+            self._wait_for_oldest()
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed

@@ -3,12 +3,17 @@
 The only file of this package that knows ZeroMQ. Not safe for several threads; its owner sees to that.
 """
 
+import math
 from typing import Final
 
 import zmq
 
+from protocol.codec import MESSAGE_BYTES_MAX
+
 RECEIVES_MAX: Final = 64
 SEND_QUEUE_MESSAGES_MAX: Final = 10_000
+HEARTBEAT_MS: Final = 10_000
+HEARTBEAT_TIMEOUT_MS: Final = 30_000
 
 
 class Transport:
@@ -26,10 +31,18 @@ class Transport:
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES_MAX)
         socket.setsockopt(zmq.RCVHWM, SEND_QUEUE_MESSAGES_MAX)
+        socket.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.connect(endpoint)
         self._socket = socket
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a socket at all."""
+        return self._socket is not None
 
     @property
     def socket(self) -> "zmq.Socket[bytes]":
@@ -43,7 +56,7 @@ class Transport:
 
     def readable(self) -> bool:
         """Whether a message waits."""
-        return bool(int(self.socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
+        return self._socket is not None and bool(int(self._socket.getsockopt(zmq.EVENTS)) & zmq.POLLIN)
 
     def send(self, frame: bytes) -> None:
         """Send one frame; a full queue drops it, and the call times out."""
@@ -53,11 +66,15 @@ class Transport:
             return
 
     def receive(self) -> list[bytes]:
-        """Return what has arrived, up to a bound."""
+        """Return what has arrived, up to a bound; a message of several frames is none of ours and is dropped."""
         frames: list[bytes] = []
+        if self._socket is None:
+            return frames
         try:
             for _ in range(RECEIVES_MAX):
-                frames.append(self.socket.recv(zmq.NOBLOCK))  # noqa: PERF401 - the last one raises
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+                if len(parts) == 1:
+                    frames.append(parts[0])
         except zmq.Again:
             pass
         return frames
@@ -79,6 +96,7 @@ class Waiter:
     def wait(self, transport: Transport, timeout_s: float) -> None:
         """Return when something can be read, when nudged, or after `timeout_s`."""
         poller = zmq.Poller()
-        poller.register(transport.socket, zmq.POLLIN)
+        if transport.connected:
+            poller.register(transport.socket, zmq.POLLIN)
         poller.register(self._nudge, zmq.POLLIN)
-        poller.poll(max(0, int(timeout_s * 1000)))
+        poller.poll(max(0, math.ceil(timeout_s * 1000)))

@@ -11,6 +11,8 @@ FIXED64: Final = 1
 LENGTH_DELIMITED: Final = 2
 FIXED32: Final = 5
 _WORD: Final = 1 << 64
+_SIGN: Final = 1 << 63
+_NUMBERS: Final = frozenset({"int", "uint", "bool"})
 
 
 class WireFault(ValueError):
@@ -20,7 +22,7 @@ class WireFault(ValueError):
 def varint(value: int) -> bytes:
     """Return the bytes of an integer; negative ones as 64-bit two's complement, as protobuf writes int64."""
     if 0 <= value < 128:
-        return bytes((value,))
+        return _ONE_BYTE[value]
     value &= _WORD - 1
     out = bytearray()
     while value >= 128:
@@ -30,6 +32,11 @@ def varint(value: int) -> bytes:
     return bytes(out)
 
 
+_ONE_BYTE: Final = tuple(bytes((value,)) for value in range(128))
+_BLOB_KEYS: Final = _ONE_BYTE[2::8]
+"""The first byte of a length-delimited field, by field number below 16."""
+
+
 def integer(number: int, value: int) -> bytes:
     """Return field `number` as a varint, or nothing for 0: proto3 leaves defaults out."""
     return varint(number << 3) + varint(value) if value else b""
@@ -37,12 +44,14 @@ def integer(number: int, value: int) -> bytes:
 
 def blob(number: int, value: bytes) -> bytes:
     """Return field `number` as bytes, or nothing for empty ones."""
-    return varint(number << 3 | 2) + varint(len(value)) + value if value else b""
+    return message(number, value) if value else b""
 
 
 def message(number: int, value: bytes) -> bytes:
     """Return field `number` as a message, which is there even when it is empty."""
-    return varint(number << 3 | 2) + varint(len(value)) + value
+    size = len(value)
+    key = _BLOB_KEYS[number] if number < 16 else varint(number << 3 | 2)
+    return key + (_ONE_BYTE[size] if size < 128 else varint(size)) + value
 
 
 class Field(NamedTuple):
@@ -50,7 +59,7 @@ class Field(NamedTuple):
 
     name: str
     form: str
-    """"int", "bool", "bytes", "text" or "message"."""
+    """"int", "uint", "bool", "bytes", "text" or "message"."""
     repeated: bool = False
     inner: "Spec | None" = None
 
@@ -58,12 +67,9 @@ class Field(NamedTuple):
 Spec = dict[int, Field]
 """A message's fields by number."""
 
-HEADER: Final[Spec] = {
-    1: Field("cluster_id", "uint"),
-    2: Field("member_id", "uint"),
-    3: Field("revision", "int"),
-    4: Field("raft_term", "uint"),
-}
+HEADER: Final[Spec] = {3: Field("revision", "int")}
+"""What of a header most results show; its other fields are skipped."""
+STATUS_HEADER: Final[Spec] = {2: Field("member_id", "uint"), 3: Field("revision", "int")}
 KEY_VALUE: Final[Spec] = {
     1: Field("key", "bytes"),
     2: Field("create_revision", "int"),
@@ -98,7 +104,7 @@ TXN: Final[Spec] = {
 RESPONSE_OPERATION[4] = Field("txn", "message", inner=TXN)
 COMPACT: Final[Spec] = {1: _HEADER_FIELD}
 STATUS: Final[Spec] = {
-    1: _HEADER_FIELD,
+    1: Field("header", "message", inner=STATUS_HEADER),
     2: Field("version", "text"),
     3: Field("db_size_bytes", "int"),
     4: Field("leader", "uint"),
@@ -139,12 +145,14 @@ def _read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     raise WireFault("unfinished or overlong varint")
 
 
-def _convert(field: Field, value: int) -> int | bool:
-    if field.form == "bool":
-        return bool(value)
-    if field.form == "int" and value >= _WORD >> 1:
-        return value - _WORD
-    return value
+def _skip_varint(data: bytes, at: int, end: int) -> int:
+    """Return where the varint ends whose bytes go on at `at`."""
+    last = min(end, at + 9)
+    while at < last:
+        if data[at] < 128:
+            return at + 1
+        at += 1
+    raise WireFault("unfinished or overlong varint")
 
 
 def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict[str, Any]:
@@ -156,46 +164,56 @@ def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict
     end = len(data) if end is None else end
     fields: dict[str, Any] = {}
     while at < end:
-        key, at = _read_varint(data, at, end)
+        # Most keys and lengths are one byte: they are read in place.
+        key = data[at]
+        at += 1
+        if key > 127:
+            key, at = _read_varint(data, at - 1, end)
         field = spec.get(key >> 3)
         wire_type = key & 7
-        if wire_type == VARINT:
-            value: Any
-            value, at = _read_varint(data, at, end)
-            if field is None:
-                continue
-            if field.form not in ("int", "uint", "bool"):
-                raise WireFault(f"field {key >> 3} is a number")
-            value = _convert(field, value)
-        elif wire_type == LENGTH_DELIMITED:
-            length, at = _read_varint(data, at, end)
-            start, at = at, at + length
-            if at > end:
-                raise WireFault("a field ends behind its message")
-            if field is None:
-                continue
-            value = _decode_blob(field, data, start, at)
-        elif wire_type in (FIXED64, FIXED32):
+        if wire_type in (FIXED64, FIXED32):
             at += 8 if wire_type == FIXED64 else 4
             if at > end:
                 raise WireFault("a field ends behind its message")
             continue
+        if wire_type not in (VARINT, LENGTH_DELIMITED) or at >= end:
+            raise WireFault(f"wire type {wire_type}, {end - at} bytes left")
+        number = data[at]
+        at += 1
+        if number > 127:
+            if field is None and wire_type == VARINT:
+                at = _skip_varint(data, at, end)
+                continue
+            number, at = _read_varint(data, at - 1, end)
+        value: Any = number
+        if wire_type == LENGTH_DELIMITED:
+            start, at = at, at + number
+            if at > end:
+                raise WireFault("a field ends behind its message")
+        if field is None:
+            continue
+        name, form, repeated, inner = field
+        if wire_type == LENGTH_DELIMITED:
+            value = data[start:at] if form == "bytes" else _decode_blob(field, data, start, at)
+        elif form not in _NUMBERS:
+            raise WireFault(f"field {key >> 3} is a number")
+        elif form != "uint":
+            value = bool(value) if form == "bool" else value - _WORD if value >= _SIGN else value
+        if repeated:
+            if name in fields:
+                fields[name].append(value)
+            else:
+                fields[name] = [value]
+        elif inner is not None and name in fields:
+            fields[name].update(value)
         else:
-            raise WireFault(f"wire type {wire_type}")
-        if field.repeated:
-            fields.setdefault(field.name, []).append(value)
-        elif field.inner is not None and field.name in fields:
-            fields[field.name].update(value)
-        else:
-            fields[field.name] = value
+            fields[name] = value
     return fields
 
 
 def _decode_blob(field: Field, data: bytes, start: int, end: int) -> Any:
     if field.inner is not None:
         return decode(field.inner, data, start, end)
-    if field.form == "bytes":
-        return data[start:end]
     if field.form != "text":
         raise WireFault(f"{field.name} is no blob")
     try:

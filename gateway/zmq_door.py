@@ -2,29 +2,35 @@
 
 Owns the clients it has greeted and their open calls. Knows no method's meaning. What strangers send is answered or
 dropped, counted, and logged at most once a second; none of it reaches the core.
-Invariants: a client has at most `CALLS_OPEN_MAX` calls open; answers of one turn go to a client in one frame; a
-client that is gone is forgotten with its calls.
+
+Invariants: a client has at most `CALLS_OPEN_MAX` calls of `CALL_BYTES_OPEN_MAX` bytes open; answers of one turn go to
+a client in as few frames as their sizes allow; a client that does not read has at most `UNREAD_BYTES_MAX` and one
+frame waiting; a client that is gone is forgotten with its calls; no turn takes much longer than `SLICE_MS_MAX`.
 """
 
 import time
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Final
 
 import structlog
 import zmq
 
 from actors.metrics import ActorMetrics
-from gateway.loop import GatewayLoop
+from gateway.loop import SLICE_MS_MAX, GatewayLoop
 from gateway.methods import METHODS_BY_NUMBER
 from protocol import codec
 from protocol.client import (
     CALLS_PER_BATCH_MAX,
     CLIENT_MESSAGE_BYTES_MAX,
     CLIENT_PROTOCOL_VERSION,
+    TAKEN_STEP_BYTES,
+    UNREAD_BYTES_MAX,
     CallBatch,
     CancelCalls,
     ClientHello,
     ClientHelloReply,
     ClientRefused,
+    RepliesTaken,
     ReplyBatch,
 )
 from protocol.config import ClusterConfig
@@ -34,26 +40,53 @@ from protocol.message import Message
 from protocol.types import Millis
 
 CALLS_OPEN_MAX: Final = 10_000
+CALL_BYTES_OPEN_MAX: Final = 64 * 1024 * 1024
 CLIENTS_MAX: Final = 10_000
 SILENT_CLIENT_S: Final = 600.0
 """A client that has said nothing for so long and waits for nothing is forgotten; its next call needs a hello."""
-RECEIVES_PER_TURN_MAX: Final = 64
-FROM_CLIENTS: Final = frozenset({"ClientHello", "CallBatch", "CancelCalls"})
+LOOK_FOR_SILENT_S: Final = 60.0
+REPLY_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Answers in one frame, unless a single one is larger."""
+ANSWER_BYTES_MAX: Final = codec.MESSAGE_BYTES_MAX - 1024
+"""A larger answer would be in no frame that a client accepts."""
+RECEIVE_QUEUE_MESSAGES_MAX: Final = 64
+"""Frames of one client waiting to be taken; behind them TCP holds the client back."""
+SEND_QUEUE_MESSAGES_MAX: Final = 1000
+LINGER_ON_STOP_MS: Final = 200
+HEARTBEAT_MS: Final = 10_000
+HEARTBEAT_TIMEOUT_MS: Final = 30_000
+FROM_CLIENTS: Final = frozenset({"ClientHello", "CallBatch", "CancelCalls", "RepliesTaken"})
 
 _TEXTS: Final[dict[int, bytes]] = {int(code): error.text.encode() for code, error in WIRE_ERRORS.items()}
+_SIZE_BITS: Final = 32
+_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
 
 class _Client:
     """One greeted client."""
 
-    __slots__ = ("calls", "heard_at", "replies", "route")
+    __slots__ = ("bytes_open", "bytes_sent", "bytes_taken", "calls", "conversation", "heard_at", "replies", "route")
 
-    def __init__(self, route: bytes, heard_at: float) -> None:
+    def __init__(self, route: bytes, conversation: int, heard_at: float) -> None:
         self.route = route
+        self.conversation = conversation
         self.calls: dict[int, int] = {}
-        """The client's call ids and the loop's."""
+        """By the client's call id: the loop's, and the size of the request, packed into one number."""
+        self.bytes_open = 0
         self.replies: list[tuple[int, int, bytes]] = []
+        self.bytes_sent = 0
+        self.bytes_taken = 0
         self.heard_at = heard_at
+
+    @property
+    def unread(self) -> int:
+        """Bytes of answers it has not said to have taken."""
+        return self.bytes_sent - self.bytes_taken
+
+    @property
+    def held(self) -> int:
+        """What of that it should have said to have taken."""
+        return max(0, self.bytes_sent - self.bytes_taken - TAKEN_STEP_BYTES)
 
 
 class ZmqDoor:
@@ -76,7 +109,10 @@ class ZmqDoor:
         self._context = context
         self._socket: zmq.Socket[bytes] | None = None
         self._clients: dict[bytes, _Client] = {}
+        self._conversations = 0
         self._dirty: list[_Client] = []
+        self._held = 0
+        """Bytes that all clients together hold back, which is memory of this process."""
         self._draining = False
         self._planned = False
         self._log = structlog.get_logger().bind(actor="gateway", door="zmq")
@@ -89,21 +125,34 @@ class ZmqDoor:
         """Whether nobody waits for anything."""
         return not any(client.calls or client.replies for client in self._clients.values())
 
+    @property
+    def clients(self) -> int:
+        """How many clients have been greeted and not forgotten."""
+        return len(self._clients)
+
     def start(self) -> None:
-        """Listen."""
+        """Listen.
+
+        Raises:
+            OSError: the address cannot be had.
+        """
         socket = self._context.socket(zmq.ROUTER)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.LINGER, 200)
-        socket.setsockopt(zmq.SNDHWM, 1000)
-        socket.setsockopt(zmq.RCVHWM, 1000)
+        socket.setsockopt(zmq.LINGER, LINGER_ON_STOP_MS)
+        socket.setsockopt(zmq.SNDHWM, SEND_QUEUE_MESSAGES_MAX)
+        socket.setsockopt(zmq.RCVHWM, RECEIVE_QUEUE_MESSAGES_MAX)
         socket.setsockopt(zmq.MAXMSGSIZE, CLIENT_MESSAGE_BYTES_MAX)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 30_000)
-        socket.bind(f"tcp://{self._address}")
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        try:
+            socket.bind(f"tcp://{self._address}")
+        except zmq.ZMQError as error:
+            socket.close(linger=0)
+            raise OSError(error.errno, f"cannot listen on {self._address} for ZeroMQ clients: {error}") from error
         self._socket = socket
         self._loop.loop.add_reader(int(socket.getsockopt(zmq.FD)), self._receive)
         self._plan()
-        self._loop.loop.call_later(60.0, self._forget_silent)
+        self._loop.loop.call_later(LOOK_FOR_SILENT_S, self._forget_silent)
 
     def drain(self) -> None:
         """Take no more calls."""
@@ -121,9 +170,9 @@ class ZmqDoor:
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             replies, client.replies = client.replies, []
-            for start in range(0, len(replies), CALLS_PER_BATCH_MAX):
-                part = tuple(replies[start : start + CALLS_PER_BATCH_MAX])
-                self._send(client.route, ReplyBatch.model_construct(replies=part))
+            for part in _frames(replies):
+                if not self._send_replies(client, part):
+                    break
         self._plan_if_readable()
 
     # --- receiving ---------------------------------------------------------------------------------
@@ -143,58 +192,68 @@ class ZmqDoor:
         self._receive()
 
     def _receive(self) -> None:
+        """Take what has arrived, for one slice of time, and one message at least."""
         socket = self._socket
         if socket is None:
             return
         now = time.monotonic()
-        try:
-            for _ in range(RECEIVES_PER_TURN_MAX):
+        until = now + SLICE_MS_MAX / 1000
+        while True:
+            try:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
-                self._take(frames, now)
-        except zmq.Again:
-            return
-        self._plan()
+            except zmq.Again:
+                return
+            self._take(frames, now)
+            now = time.monotonic()
+            if now >= until:
+                self._plan()
+                return
 
     def _take(self, frames: list[bytes], now: float) -> None:
         route = frames[0]
         if len(frames) != 2:
-            self._fault(route, f"{len(frames) - 1} frames instead of one")
+            self._fault(route, f"{len(frames) - 1} frames instead of one", now)
             return
         try:
-            message = codec.decode(frames[1], FROM_CLIENTS)
+            message = codec.decode(frames[1], FROM_CLIENTS, array_max=CALLS_PER_BATCH_MAX)
         except PeerFault as error:
-            self._fault(route, str(error))
+            self._fault(route, str(error), now)
             return
         if isinstance(message, ClientHello):
             self._greet(route, message, now)
             return
         client = self._clients.get(route)
         if client is None:
-            self._send(route, ClientRefused(code="hello_first", reason="say ClientHello before anything else"))
+            self._refuse(route, "hello_first", "say ClientHello before anything else", message)
             return
         client.heard_at = now
         if isinstance(message, CallBatch):
             self._call(client, message)
         elif isinstance(message, CancelCalls):
-            for call_id in message.call_ids:
-                number = client.calls.pop(call_id, None)
-                if number is not None:
-                    self._loop.cancel(number)
+            self._cancel(client, message)
+        elif isinstance(message, RepliesTaken):
+            self._note_taken(client, message.bytes_taken, now)
 
     def _greet(self, route: bytes, hello: ClientHello, now: float) -> None:
         identity = self._identity
+        client = self._clients.get(route)
         if hello.protocol_version != CLIENT_PROTOCOL_VERSION:
             reason = f"protocol version {hello.protocol_version}, this door speaks {CLIENT_PROTOCOL_VERSION}"
-            self._send(route, ClientRefused(code="version", reason=reason))
+            self._refuse(route, "version", reason)
             return
         if hello.cluster not in (0, identity.cluster):
-            reason = f"you look for cluster {hello.cluster:x}, this is {identity.cluster:x}"
-            self._send(route, ClientRefused(code="cluster", reason=reason))
+            self._refuse(route, "cluster", f"you look for cluster {hello.cluster:x}, this is {identity.cluster:x}")
             return
-        if route not in self._clients and len(self._clients) >= CLIENTS_MAX:
-            self._send(route, ClientRefused(code="too_many_clients", reason=f"{CLIENTS_MAX} clients are here already"))
+        if self._draining:
+            self._refuse(route, "stopping", "this node is being stopped")
             return
-        self._clients.setdefault(route, _Client(route, now))
+        if client is None:
+            if len(self._clients) >= CLIENTS_MAX:
+                self._refuse(route, "too_many_clients", f"{CLIENTS_MAX} clients are here already")
+                return
+            self._conversations += 1
+            client = self._clients[route] = _Client(route, identity.incarnation << 32 | self._conversations, now)
+        client.heard_at = now
         self._send(
             route,
             ClientHelloReply(
@@ -202,70 +261,123 @@ class ZmqDoor:
                 cluster=identity.cluster,
                 member=identity.member,
                 name=identity.name,
+                conversation=client.conversation,
                 doors=tuple(f"tcp://{node.zmq}" for node in self._config.nodes),
                 calls_open_max=CALLS_OPEN_MAX,
                 request_bytes_max=self._config.limits.request_bytes_max,
+                unread_bytes_max=UNREAD_BYTES_MAX,
             ),
         )
 
     def _call(self, client: _Client, batch: CallBatch) -> None:
+        if self._draining:
+            self._refuse(client.route, "stopping", "this node is being stopped", batch)
+            return
         now_ms = self._loop.now_ms()
         submit = self._loop.submit
         calls = client.calls
         for call_id, number, wait_ms, body in batch.calls:
             method = METHODS_BY_NUMBER.get(number)
+            size = len(body)
             if method is None:
                 self._reply(client, call_id, ErrorCode.UNIMPLEMENTED, b"")
-            elif self._draining:
-                self._reply(client, call_id, ErrorCode.STOPPED, b"")
-            elif len(calls) >= CALLS_OPEN_MAX or call_id in calls:
+            elif len(calls) >= CALLS_OPEN_MAX or call_id in calls or client.bytes_open + size > CALL_BYTES_OPEN_MAX:
                 self._reply(client, call_id, ErrorCode.TOO_MANY_REQUESTS, b"")
             else:
                 deadline = Millis(now_ms + wait_ms) if wait_ms > 0 else None
-                calls[call_id] = submit(method, body, deadline, _answerer(self, client, call_id))
+                client.bytes_open += size
+                calls[call_id] = submit(method, body, deadline, self._answerer(client, call_id)) << _SIZE_BITS | size
 
-    def _fault(self, route: bytes, reason: str) -> None:
+    def _cancel(self, client: _Client, message: CancelCalls) -> None:
+        for call_id in message.call_ids:
+            packed = client.calls.pop(call_id, None)
+            if packed is not None:
+                client.bytes_open -= packed & _SIZE_MASK
+                self._loop.cancel(packed >> _SIZE_BITS)
+
+    def _note_taken(self, client: _Client, bytes_taken: int, now: float) -> None:
+        if not client.bytes_taken <= bytes_taken <= client.bytes_sent:
+            self._fault(client.route, f"{bytes_taken} bytes taken, of {client.bytes_sent} sent", now)
+            return
+        held = client.held
+        client.bytes_taken = bytes_taken
+        self._held += client.held - held
+
+    def _fault(self, route: bytes, reason: str, now: float) -> None:
         self._metrics.count("actd_client_faults_total")
-        now = time.monotonic()
         if now - self._logged_at >= 1.0:
             self._logged_at = now
             self._log.warning("client_fault", reason=reason)
-        self._send(route, ClientRefused(code="malformed", reason=reason))
+        self._refuse(route, "malformed", reason)
+
+    def _refuse(self, route: bytes, code: str, reason: str, refused: Message | None = None) -> None:
+        call_ids = tuple(call[0] for call in refused.calls) if isinstance(refused, CallBatch) else ()
+        self._send(route, ClientRefused(code=code, reason=reason, call_ids=call_ids))
 
     # --- answering ---------------------------------------------------------------------------------
 
-    def answer(self, client: _Client, call_id: int, code: int, body: bytes) -> None:
-        """Take the loop's answer to a call."""
-        if client.calls.pop(call_id, None) is not None:
-            self._reply(client, call_id, code, body)
+    def _answerer(self, client: _Client, call_id: int) -> Callable[[int, bytes], None]:
+        def on_answer(code: int, body: bytes) -> None:
+            packed = client.calls.pop(call_id, None)
+            if packed is not None:
+                client.bytes_open -= packed & _SIZE_MASK
+                self._reply(client, call_id, code, body)
+
+        return on_answer
 
     def _reply(self, client: _Client, call_id: int, code: int, body: bytes) -> None:
         if not client.replies:
             if not self._dirty:
                 self._loop.mark_dirty(self)
             self._dirty.append(client)
-        client.replies.append((call_id, code, body if not code else _TEXTS[code]))
+        if code:
+            body = _TEXTS[code]
+        elif len(body) > ANSWER_BYTES_MAX:
+            code, body = ErrorCode.RESPONSE_TOO_LARGE, _TEXTS[ErrorCode.RESPONSE_TOO_LARGE]
+        client.replies.append((call_id, code, body))
+
+    def _send_replies(self, client: _Client, replies: list[tuple[int, int, bytes]]) -> bool:
+        """Send a frame of answers; False if the client was cut off instead."""
+        crowded = self._held > self._config.limits.pending_bytes_max and client.held > 0
+        if client.unread > UNREAD_BYTES_MAX or crowded:
+            self._cut_off(client.route)
+            return False
+        frame = codec.encode(ReplyBatch.model_construct(replies=tuple(replies)))
+        held = client.held
+        client.bytes_sent += len(frame)
+        self._held += client.held - held
+        return self._send_frame(client.route, frame)
 
     def _send(self, route: bytes, message: Message) -> None:
+        self._send_frame(route, codec.encode(message))
+
+    def _send_frame(self, route: bytes, frame: bytes) -> bool:
         socket = self._socket
         if socket is None:
-            return
+            return False
         try:
-            socket.send_multipart([route, codec.encode(message)], zmq.NOBLOCK)
+            socket.send_multipart([route, frame], zmq.NOBLOCK)
         except zmq.Again:
-            # The client does not read: its answers would only pile up here.
-            self._metrics.count("actd_client_slow_total")
-            self._forget(route)
+            self._cut_off(route)
+            return False
         except zmq.ZMQError as error:
             if error.errno != zmq.EHOSTUNREACH:
                 raise
             self._forget(route)
+            return False
+        return True
+
+    def _cut_off(self, route: bytes) -> None:
+        """The client does not read: its answers would only pile up here. It may say hello again."""
+        self._metrics.count("actd_client_slow_total")
+        self._forget(route)
 
     def _forget(self, route: bytes) -> None:
         client = self._clients.pop(route, None)
         if client is not None:
-            for number in client.calls.values():
-                self._loop.cancel(number)
+            self._held -= client.held
+            for packed in client.calls.values():
+                self._loop.cancel(packed >> _SIZE_BITS)
             client.calls.clear()
             client.replies.clear()
 
@@ -279,13 +391,21 @@ class ZmqDoor:
         for route in silent:
             self._forget(route)
         if self._socket is not None:
-            self._loop.loop.call_later(60.0, self._forget_silent)
+            self._loop.loop.call_later(LOOK_FOR_SILENT_S, self._forget_silent)
 
 
-def _answerer(door: ZmqDoor, client: _Client, call_id: int) -> Any:
-    answer = door.answer
-
-    def on_answer(code: int, body: bytes) -> None:
-        answer(client, call_id, code, body)
-
-    return on_answer
+def _frames(replies: list[tuple[int, int, bytes]]) -> list[list[tuple[int, int, bytes]]]:
+    """Split answers so that no frame has too many, nor too many bytes unless it is one answer."""
+    if len(replies) <= CALLS_PER_BATCH_MAX and sum(len(body) for _, _, body in replies) <= REPLY_FRAME_BYTES_MAX:
+        return [replies] if replies else []
+    frames: list[list[tuple[int, int, bytes]]] = []
+    part: list[tuple[int, int, bytes]] = []
+    size = 0
+    for reply in replies:
+        if part and (len(part) >= CALLS_PER_BATCH_MAX or size + len(reply[2]) > REPLY_FRAME_BYTES_MAX):
+            frames.append(part)
+            part, size = [], 0
+        part.append(reply)
+        size += len(reply[2])
+    frames.append(part)
+    return frames

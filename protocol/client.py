@@ -13,6 +13,10 @@ CLIENT_PROTOCOL_VERSION: Final = 1
 CALLS_PER_BATCH_MAX: Final = 1000
 CLIENT_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Largest frame a door accepts; a client splits its batches below it."""
+UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
+"""Bytes of answers a door sends ahead of what the client has said it took; over it the client is cut off."""
+TAKEN_STEP_BYTES: Final = 1024 * 1024
+"""A client says what it took at the latest each time it is so many bytes more."""
 
 
 class ClientMessage(Message):
@@ -36,22 +40,32 @@ class ClientHello(ClientMessage):
 
 
 class ClientHelloReply(DoorMessage):
-    """The door's side: who it is, where all doors are, and its limits."""
+    """The door's side: who it is, where all doors are, and its limits.
+
+    `conversation` is another number whenever the door has begun anew with this client (it was restarted, or had
+    forgotten it): calls of an earlier conversation will not be answered any more.
+    """
 
     protocol_version: int
     cluster: ClusterId
     member: MemberId
     name: str
+    conversation: int
     doors: tuple[str, ...]
     calls_open_max: int
     request_bytes_max: int
+    unread_bytes_max: int
 
 
 class ClientRefused(DoorMessage):
-    """The door does not talk to this client, or not yet; `reason` is for people."""
+    """The door does not talk to this client, or not now; `reason` is for people.
+
+    The calls `call_ids` came with the refused message; they were certainly not begun.
+    """
 
     code: str
     reason: str
+    call_ids: tuple[int, ...]
 
 
 class CallBatch(ClientMessage):
@@ -67,6 +81,12 @@ class CancelCalls(ClientMessage):
     """Nobody waits for these calls any more; what they asked may still happen."""
 
     call_ids: tuple[int, ...]
+
+
+class RepliesTaken(ClientMessage):
+    """The client has taken in `bytes_taken` bytes of `ReplyBatch` frames since the conversation began."""
+
+    bytes_taken: int
 
 
 class ReplyBatch(DoorMessage):

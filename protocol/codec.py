@@ -16,6 +16,8 @@ from protocol.message import REGISTRY, Message
 
 MESSAGE_BYTES_MAX: Final = 64 * 1024 * 1024
 """No single message is larger; checked before memory is spent on unpacking."""
+ITEMS_PER_ARRAY_MAX: Final = 8
+"""A message from outside holds at most so many items for each that its longest array may have."""
 
 
 def _fields(value: object) -> Any:
@@ -31,12 +33,31 @@ def encode(message: Message) -> bytes:
     return packed
 
 
-def decode(data: bytes | memoryview, allowed: Collection[str] | None = None) -> Message:
+def _unpack_bounded(data: bytes | memoryview, array_max: int) -> Any:
+    """Unpack what a stranger sent: it gives up long before a frame full of tiny items has cost anything."""
+    items_left = ITEMS_PER_ARRAY_MAX * array_max
+
+    def count(items: Any) -> Any:
+        nonlocal items_left
+        items_left -= len(items)
+        if items_left < 0:
+            raise ValueError("too many items")
+        return items
+
+    return msgpack.unpackb(
+        data, use_list=False, list_hook=count, object_hook=count, max_array_len=array_max, max_map_len=array_max
+    )
+
+
+def decode(
+    data: bytes | memoryview, allowed: Collection[str] | None = None, *, array_max: int | None = None
+) -> Message:
     """Return the message that `data` encodes.
 
     Args:
         data: one payload as `encode` made it; at most `MESSAGE_BYTES_MAX` bytes.
         allowed: the kinds that may arrive here; None allows every registered kind.
+        array_max: for bytes from outside: no array or map may be longer, nor all together much longer.
 
     Raises:
         PeerFault: `data` is not a valid message of an allowed kind. Nothing but the message is lost.
@@ -44,7 +65,10 @@ def decode(data: bytes | memoryview, allowed: Collection[str] | None = None) -> 
     if len(data) > MESSAGE_BYTES_MAX:
         raise PeerFault(f"message of {len(data)} bytes is over {MESSAGE_BYTES_MAX}")
     try:
-        kind, fields = msgpack.unpackb(data, use_list=False)
+        if array_max is None:
+            kind, fields = msgpack.unpackb(data, use_list=False)
+        else:
+            kind, fields = _unpack_bounded(data, array_max)
         cls = REGISTRY[kind]
     except Exception as error:
         raise PeerFault(f"undecodable message: {type(error).__name__}") from error

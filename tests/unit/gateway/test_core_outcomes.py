@@ -140,7 +140,7 @@ def test_a_replaying_applier_is_not_believed_even_in_part(gateway: GatewayCore) 
 def test_the_byte_limit_counts_open_calls_only() -> None:
     """What was answered makes room."""
     body = put(b"k", b"x" * 600_000)
-    gateway = make_core(pending_bytes_max=1 << 20)
+    gateway = make_core(request_bytes_max=1 << 20, pending_bytes_max=1 << 20)
     lead(gateway, 1)
     ask(gateway, 1, "Put", body)
     ask(gateway, 2, "Put", body)

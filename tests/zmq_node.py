@@ -1,0 +1,268 @@
+"""A node without consensus, in a thread: the real ZeroMQ door, loop, gateway core and store, one member that leads.
+
+Tests of the door talk to it with a `Peer`, which is a bare socket; tests of the client with the client. A node can be
+told to hold its answers, to answer with an error, to go silent, to drain, to die, and to start again.
+"""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from random import Random
+from typing import Any
+
+import uvloop
+import zmq
+from clusters import free_ports, wait_until
+
+from actors.actor import Source
+from actors.effects import Effect, Send
+from gateway.core import GatewayCore
+from gateway.loop import GatewayLoop
+from gateway.methods import Method
+from gateway.zmq_door import ZmqDoor
+from protocol import codec, local
+from protocol.client import ClientHello, ClientHelloReply
+from protocol.command import decode_batch
+from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
+from protocol.errors import ErrorCode
+from protocol.identity import NodeIdentity
+from protocol.message import Message
+from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
+from sim.disk import SimDisk
+from sim.engine import SimEngine
+from storage.mvcc import MvccStore
+from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+
+CLUSTER = ClusterId(0xC1)
+TIMEOUT_S = 20.0
+
+
+class SoloCore(GatewayCore):
+    """A gateway whose raft, wal and applier are one store in the same process."""
+
+    def __init__(self, identity: NodeIdentity, config: ClusterConfig, store: MvccStore) -> None:
+        super().__init__(identity, config)
+        self.holding = False
+        """Nothing that is asked for is carried out."""
+        self.refusals: list[ErrorCode] = []
+        """The next calls are answered with these, and not carried out."""
+        self.asked: list[str] = []
+        """The methods of all calls that came."""
+        self.cancelled = 0
+        self._store = store
+        self._held: list[Message] = []
+        view = local.MemberView(
+            member=identity.member, name=identity.name, peer_urls=(), client_urls=(), is_learner=False
+        )
+        lead = local.LeadershipChanged(term=Term(1), leader=identity.member, members=(view,))
+        self.handle(lead, Source("raft"), Millis(0))
+
+    def submit(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
+        """Take a call, or refuse it as the test wants it."""
+        self.asked.append(method.name)
+        if self.refusals:
+            self.answers.append((call_id, self.refusals.pop(0), b""))
+        else:
+            super().submit(call_id, method, body, now, deadline)
+
+    def cancel(self, call_id: int) -> None:
+        """Count, and forget the call."""
+        self.cancelled += 1
+        super().cancel(call_id)
+
+    def end_turn(self, now: Millis) -> list[Effect]:
+        """Carry out what the turn asks for."""
+        for effect in super().end_turn(now):
+            assert isinstance(effect, Send)
+            self._held.append(effect.message)
+        if not self.holding:
+            self.carry_out(now)
+        return []
+
+    def carry_out(self, now: Millis) -> None:
+        """Do what was held."""
+        held, self._held = self._held, []
+        for message in held:
+            if isinstance(message, local.ProposeBatch):
+                self._apply(message, now)
+            elif isinstance(message, local.RequestReads | local.ServeReads):
+                self._read(message, now)
+
+    def _apply(self, message: local.ProposeBatch, now: Millis) -> None:
+        store = self._store
+        entry = Entry(Term(1), Index(store.applied + 1), EntryKind.COMMANDS, message.payload)
+        applied = store.apply(entry)
+        assert applied is not None
+        results = local.CommandsApplied(
+            incarnation=applied.origin.incarnation,
+            sequence=applied.origin.sequence,
+            results=tuple(applied.results),
+            applied=store.applied,
+            revision=Revision(store.revision),
+        )
+        self.handle(results, Source("applier"), now)
+        while store.compacting:
+            store.compact_step(100)
+
+    def _read(self, message: local.RequestReads | local.ServeReads, now: Millis) -> None:
+        store = self._store
+        origin, commands = decode_batch(message.payload)
+        results = []
+        for position, (kind, body) in enumerate(commands):
+            result = begin_read(store, kind, body, store.header(store.revision), StatusFields(store.applied, 0))
+            while isinstance(result, ReadJob):
+                result = advance_read(result) or result
+            results.append((position, *result))
+        served = local.ReadsServed(
+            incarnation=origin.incarnation,
+            sequence=message.sequence,
+            results=tuple(results),
+            applied=store.applied,
+            revision=Revision(store.revision),
+        )
+        self.handle(served, Source("applier"), now)
+
+
+class _Nudge:
+    """A connection with nothing to say, whose turn makes the loop take what the core has answered."""
+
+    def flush(self) -> None:
+        """Nothing."""
+
+
+class SoloNode:
+    """One node; its store outlives its restarts."""
+
+    def __init__(self, name: str = "n1", *others: str, **limits: int) -> None:
+        """`others` are the addresses of further doors that its hello names."""
+        (self.port,) = free_ports(1)
+        self.address = f"127.0.0.1:{self.port}"
+        nodes = [NodeConfig(name=name, client="127.0.0.1:1", peer="127.0.0.1:2", zmq=self.address)]
+        for number, other in enumerate(others):
+            ports = (f"127.0.0.1:{port}" for port in (2 * number + 3, 2 * number + 4))
+            nodes.append(NodeConfig(name=f"other{number}", client=next(ports), peer=next(ports), zmq=other))
+        if len(nodes) % 2 == 0:
+            nodes.append(NodeConfig(name="odd", client="127.0.0.1:90", peer="127.0.0.1:91", zmq=nodes[-1].zmq[:-1]))
+        self.config = ClusterConfig(nodes=tuple(nodes), limits=LimitsConfig(**limits))
+        self.name = name
+        self.cluster = CLUSTER
+        self.member = MemberId(sum(name.encode()))
+        disk = SimDisk(Random(1))
+        self.store = MvccStore(SimEngine(disk, "store"), self.cluster, self.member, response_bytes_max=1 << 26)
+        self.life = Incarnation(0)
+        self._thread: threading.Thread | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+
+    @property
+    def endpoint(self) -> str:
+        """Where clients connect."""
+        return f"tcp://{self.address}"
+
+    def start(self) -> "SoloNode":
+        """Serve, in a new life."""
+        self.life = Incarnation(self.life + 1)
+        identity = NodeIdentity(self.cluster, self.member, self.name, StoreId(3), self.life, ())
+        self.core = SoloCore(identity, self.config, self.store)
+        self.asyncio_loop = uvloop.new_event_loop()
+        self.loop = GatewayLoop(self.core, self.asyncio_loop)
+        self.door = ZmqDoor(self.loop, self._context, identity, self.config, self.address, self.core.metrics)
+        self.loop.doors.append(self.door)
+        self._thread = threading.Thread(target=self.loop.run, name=f"node {self.name}")
+        self._thread.start()
+        return self
+
+    def on_loop(self, step: Callable[[], Any]) -> Any:
+        """Do something in the node's thread, at the beginning of a turn, and return what comes of it."""
+        done: Future[Any] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(step())
+            except BaseException as error:
+                done.set_exception(error)
+                raise
+            self.loop.mark_dirty(_Nudge())
+
+        self.asyncio_loop.call_soon_threadsafe(run)
+        return done.result(TIMEOUT_S)
+
+    def hold(self) -> None:
+        """Carry nothing out from now on."""
+        self.on_loop(lambda: setattr(self.core, "holding", True))
+
+    def release(self) -> None:
+        """Carry out what was held, and what comes."""
+
+        def release() -> None:
+            self.core.holding = False
+            self.core.carry_out(self.loop.now_ms())
+
+        self.on_loop(release)
+
+    def await_asked(self, count: int) -> None:
+        """Wait until so many calls have reached the core."""
+        wait_until(lambda: len(self.core.asked) >= count, TIMEOUT_S, f"{count} calls have come")
+
+    def drain(self) -> None:
+        """Stop in the orderly way; return at once."""
+        self.asyncio_loop.call_soon_threadsafe(self.loop.stop)
+
+    def kill(self) -> None:
+        """End without a word to anybody."""
+        if self._thread is not None:
+            if self._thread.is_alive():
+                self.asyncio_loop.call_soon_threadsafe(self._end)
+            self.join()
+
+    def _end(self) -> None:
+        from actors.effects import Halt
+
+        self.loop._halt = Halt("killed")
+        self.asyncio_loop.stop()
+
+    def join(self) -> None:
+        """Wait until it has ended."""
+        assert self._thread is not None, "it was started"
+        self._thread.join(TIMEOUT_S)
+        assert not self._thread.is_alive(), "the loop did not end"
+        self.asyncio_loop.close()
+        self._thread = None
+
+    def close(self) -> None:
+        """End for good."""
+        self.kill()
+        self._context.destroy(linger=0)
+
+
+class Peer:
+    """A bare DEALER socket: says what the test wants said."""
+
+    def __init__(self, endpoint: str, identity: bytes = b"") -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.socket = self._context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        if identity:
+            self.socket.setsockopt(zmq.ROUTING_ID, identity)
+        self.socket.connect(endpoint)
+
+    def say(self, *messages: Message) -> None:
+        """Send messages, a frame each."""
+        for message in messages:
+            self.socket.send(codec.encode(message))
+
+    def hears(self, timeout_s: float = TIMEOUT_S) -> Message | None:
+        """Return the next message, or None if none comes in time."""
+        if not self.socket.poll(int(timeout_s * 1000)):
+            return None
+        return codec.decode(self.socket.recv())
+
+    def greet(self, cluster: int = 0) -> ClientHelloReply:
+        """Say hello and return the answer."""
+        self.say(ClientHello(protocol_version=1, client="test", cluster=ClusterId(cluster)))
+        reply = self.hears()
+        assert isinstance(reply, ClientHelloReply), reply
+        return reply
+
+    def close(self) -> None:
+        """Hang up."""
+        self._context.destroy(linger=0)
