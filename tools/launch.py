@@ -5,6 +5,7 @@ the cluster has a leader, and ends when all nodes have ended.
 """
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -42,13 +43,8 @@ def preload() -> None:
     What is loaded is left out of every later garbage collection: one writes to every object it looks at, and each
     process would end up with a copy of nearly all pages.
     """
-
-    import actors.applier
-    import actors.raft
-    import actors.wal
-    import storage.posix_disk
-    import storage.rocks  # noqa: F401 - imported for those who are forked
-
+    for module in ("actors.applier", "actors.raft", "actors.wal", "storage.posix_disk", "storage.rocks"):
+        importlib.import_module(module)
     gc.collect()
     gc.freeze()
 
