@@ -27,6 +27,9 @@ class CommandKind(IntEnum):
     DELETE_RANGE = 2
     TXN = 3
     COMPACT = 4
+    LEASE_GRANT = 5
+    """Id and time to live are final: the gateway has chosen what the client left open."""
+    LEASE_REVOKE = 6
 
 
 class ReadKind(IntEnum):
@@ -38,6 +41,10 @@ class ReadKind(IntEnum):
     HASH_KV = 104
     BARRIER = 105
     """Answered with an empty body when its turn comes: what a linearizable health check or member list waits for."""
+    LEASES = 106
+    LEASE_KEEP_ALIVE = 107
+    """This one and the next are served by the leader's applier alone: only there time runs."""
+    LEASE_TIME_TO_LIVE = 108
 
 
 class Origin(NamedTuple):

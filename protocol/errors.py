@@ -71,6 +71,8 @@ class ErrorCode(IntEnum):
     CANCELED = 31
     DUPLICATE_BATCH = 32
     PENDING = 33
+    LEASE_EXISTS = 34
+    LEASE_TTL_TOO_LARGE = 35
 
 
 ANSWERED_LATER: Final = ErrorCode.PENDING
@@ -100,6 +102,8 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
     ErrorCode.INVALID_SORT_OPTION: WireError(_G.INVALID_ARGUMENT, "etcdserver: invalid sort option"),
     ErrorCode.REQUEST_TOO_LARGE: WireError(_G.INVALID_ARGUMENT, "etcdserver: request is too large"),
     ErrorCode.LEASE_NOT_FOUND: WireError(_G.NOT_FOUND, "etcdserver: requested lease not found"),
+    ErrorCode.LEASE_EXISTS: WireError(_G.FAILED_PRECONDITION, "etcdserver: lease already exists"),
+    ErrorCode.LEASE_TTL_TOO_LARGE: WireError(_G.OUT_OF_RANGE, "etcdserver: too large lease TTL"),
     ErrorCode.COMPACTED: WireError(_G.OUT_OF_RANGE, "etcdserver: mvcc: required revision has been compacted"),
     ErrorCode.FUTURE_REVISION: WireError(_G.OUT_OF_RANGE, "etcdserver: mvcc: required revision is a future revision"),
     ErrorCode.NO_SPACE: WireError(_G.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded"),

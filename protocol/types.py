@@ -48,6 +48,8 @@ class EntryKind(IntEnum):
     NOOP = 0
     COMMANDS = 1
     CONFIGURATION = 2
+    LEASE_UPKEEP = 3
+    """The leader's word on leases that have run out and on what is left of others: `protocol.lease`."""
 
 
 class Entry(NamedTuple):

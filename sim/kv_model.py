@@ -8,6 +8,7 @@ import operator
 from dataclasses import dataclass, field
 
 from protocol.errors import ClientError, ErrorCode
+from protocol.lease import LEASE_TTL_S_MAX
 from protocol.wire.mvcc_pb2 import KeyValue
 from protocol.wire.rpc_pb2 import (
     CompactionRequest,
@@ -15,6 +16,10 @@ from protocol.wire.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseRevokeRequest,
+    LeaseRevokeResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -35,7 +40,8 @@ class KvModel:
     compacted: int = -1
     live: Live = field(default_factory=dict)
     past: dict[int, Live] = field(default_factory=lambda: {1: {}})
-    leases: set[int] = field(default_factory=set)
+    leases: dict[int, int] = field(default_factory=dict)
+    """Lease id to the index of the entry that granted it."""
 
     def put(self, request: PutRequest) -> PutResponse:
         """Put at the top level."""
@@ -79,6 +85,42 @@ class KvModel:
         response = CompactionResponse()
         response.header.revision = self.revision
         return response
+
+    def lease_grant(self, request: LeaseGrantRequest, granted: int) -> LeaseGrantResponse:
+        """LeaseGrant with a final id and time to live, by the entry of index `granted`."""
+        if not request.ID:
+            raise ClientError(ErrorCode.LEASE_NOT_FOUND)
+        if request.TTL > LEASE_TTL_S_MAX:
+            raise ClientError(ErrorCode.LEASE_TTL_TOO_LARGE)
+        if request.ID in self.leases:
+            raise ClientError(ErrorCode.LEASE_EXISTS)
+        self.leases[request.ID] = granted
+        response = LeaseGrantResponse(ID=request.ID, TTL=request.TTL)
+        response.header.revision = self.revision
+        return response
+
+    def lease_revoke(self, request: LeaseRevokeRequest) -> LeaseRevokeResponse:
+        """LeaseRevoke: everything attached goes in one revision."""
+        if request.ID not in self.leases:
+            raise ClientError(ErrorCode.LEASE_NOT_FOUND)
+        self._end_lease(request.ID)
+        response = LeaseRevokeResponse()
+        response.header.revision = self.revision
+        return response
+
+    def expire(self, lease: int, granted: int) -> bool:
+        """A leader's word that a lease has run out; False if it is not that lease any more."""
+        if self.leases.get(lease) != granted:
+            return False
+        self._end_lease(lease)
+        return True
+
+    def _end_lease(self, lease: int) -> None:
+        del self.leases[lease]
+        kept = {key: pair for key, pair in self.live.items() if pair.lease != lease}
+        if len(kept) < len(self.live):
+            self.live = kept
+            self._advance()
 
     def range(self, request: RangeRequest, *, current: int = 0) -> RangeResponse:
         """Range at the current revision or an old one; `current` is what a running txn calls current."""

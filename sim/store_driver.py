@@ -3,12 +3,14 @@
 Owns the log of what it applied, so that a crashed store can be replayed. Knows no actor and no raft.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from protocol.command import CommandKind, Origin, ReadKind, encode_batch
 from protocol.errors import ErrorCode
+from protocol.lease import LeaseName, LeaseUpkeep, Remaining, encode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Term
+from protocol.wire.mvcc_pb2 import KeyValue
 from protocol.wire.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
@@ -16,6 +18,10 @@ from protocol.wire.rpc_pb2 import (
     DeleteRangeResponse,
     HashKVRequest,
     HashKVResponse,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseRevokeRequest,
+    LeaseRevokeResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -25,19 +31,34 @@ from protocol.wire.rpc_pb2 import (
     TxnResponse,
 )
 from storage.engine import Engine
+from storage.layout import ATTACHMENT, ATTACHMENT_END, KV, KV_END, attachment_key, key_value_bytes, lease_key
 from storage.mvcc import MvccStore
 from storage.reads import ReadJob, StatusFields, advance_read, begin_read
 
 CLUSTER: Final = ClusterId(0x5EED)
 MEMBER: Final = MemberId(0xA1)
 
-Request = PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest
+Request = PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest | LeaseGrantRequest | LeaseRevokeRequest
 _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     PutRequest: (CommandKind.PUT, PutResponse),
     DeleteRangeRequest: (CommandKind.DELETE_RANGE, DeleteRangeResponse),
     TxnRequest: (CommandKind.TXN, TxnResponse),
     CompactionRequest: (CommandKind.COMPACT, CompactionResponse),
+    LeaseGrantRequest: (CommandKind.LEASE_GRANT, LeaseGrantResponse),
+    LeaseRevokeRequest: (CommandKind.LEASE_REVOKE, LeaseRevokeResponse),
 }
+
+
+def check_leases(engine: Engine) -> None:
+    """Assert that pairs and leases know each other: every attachment has its pair and its lease, and the other way."""
+    attached = {key[1:] for key in engine.scan_keys(ATTACHMENT, ATTACHMENT_END)}
+    named = set()
+    for _, record in engine.scan(KV, KV_END):
+        pair = KeyValue.FromString(key_value_bytes(record))
+        if pair.lease:
+            assert engine.get(lease_key(pair.lease)) is not None, f"{pair.key!r} is attached to no lease"
+            named.add(attachment_key(pair.lease, pair.key)[1:])
+    assert attached == named, f"attachments without pairs or pairs without attachments: {attached ^ named}"
 
 
 class Answer(NamedTuple):
@@ -87,6 +108,21 @@ class StoreDriver:
     def compact(self, revision: int, *, physical: bool = False) -> Answer:
         """Compact; the space is given back by `finish_compaction`."""
         return self.one(CompactionRequest(revision=revision, physical=physical))
+
+    def grant(self, lease: int, ttl_s: int = 60) -> Answer:
+        """Grant a lease whose id and time are final."""
+        return self.one(LeaseGrantRequest(ID=lease, TTL=ttl_s))
+
+    def revoke(self, lease: int) -> Answer:
+        """Revoke a lease."""
+        return self.one(LeaseRevokeRequest(ID=lease))
+
+    def upkeep(
+        self, expired: Sequence[LeaseName] = (), recorded: Sequence[Remaining] = (), *, term: Term | None = None
+    ) -> None:
+        """Apply a leader's word on leases; `term` is that leader's if it is not the entry's own."""
+        upkeep = LeaseUpkeep(self.term if term is None else term, tuple(expired), tuple(recorded))
+        self.apply(EntryKind.LEASE_UPKEEP, encode_upkeep(upkeep))
 
     def finish_compaction(self, rows: int = 2) -> int:
         """Run compaction slices to the end; return how many there were."""
@@ -138,6 +174,7 @@ class StoreDriver:
         """Check every invariant of the store, walking all of it."""
         self.store.check_invariants()
         self.store.keys.check(self.store.engine)
+        check_leases(self.store.engine)
 
     def restart(self, *, crash: bool = False) -> None:
         """Open the store anew, cleanly or without what was not flushed, and replay what it lost."""

@@ -11,7 +11,7 @@ Tables (prefix, key -> value):
   more: tombstones, and puts once they are superseded. So a fresh key costs two writes, not three, and a read at an
   old revision finds the newest version first.
 * ``a`` lease id (8), user key -> empty: what is attached to a lease.
-* ``l`` lease id (8) -> the lease itself (written by lease commands).
+* ``l`` lease id (8) -> `LeaseRecord`: what was granted, and what the leader has recorded of its remaining time.
 * ``m`` name -> bookkeeping: `StoreState`, dedupe windows, key counts.
 
 A record is an ``mvccpb.KeyValue`` framed as protobuf field 2, then a trailer of `TRAILER_BYTES`:
@@ -42,7 +42,9 @@ META: Final = b"m"
 
 KV_END: Final = b"l"
 LOG_END: Final = b"s"
+LEASE_END: Final = b"m"
 OLD_END: Final = b"w"
+ATTACHMENT_END: Final = b"b"
 
 STATE_KEY: Final = META + b"state"
 COUNTS_KEY: Final = META + b"counts"
@@ -52,12 +54,14 @@ WINDOW_END: Final = META + b"window0"
 PUT: Final = 0
 TOMBSTONE: Final = 1
 
+_LEASE_FORMAT: Final = 1
 _U64: Final = 0xFFFFFFFFFFFFFFFF
 _LOG_KEY: Final = Struct(">cQQ")
 _TWO_U64: Final = Struct(">QQ")
 _TRAILER: Final = Struct(">BQIQI")
 _OLD_VERSION: Final = Struct(">BQ")
 _STATE: Final = Struct(">HQQQqqqQQ")
+_LEASE: Final = Struct(">BqQq")
 
 _pack_two: Final = _TWO_U64.pack
 
@@ -87,6 +91,17 @@ class OldVersion(NamedTuple):
 
     kind: int
     superseded_by: Revision
+
+
+class LeaseRecord(NamedTuple):
+    """A lease as every member knows it. When it expires only its leader's clock knows."""
+
+    ttl_s: int
+    """What was granted."""
+    granted: Index
+    """The entry that granted it: tells a lease from an earlier one of the same id."""
+    remaining_ms: int = -1
+    """What was left when the leader last recorded it; -1: nothing is recorded, all of it may be left."""
 
 
 class StoreState(NamedTuple):
@@ -209,6 +224,34 @@ def attachment_key(lease: LeaseId | int, key: bytes) -> bytes:
 def lease_key(lease: LeaseId | int) -> bytes:
     """Return the key under which a lease is stored."""
     return LEASE + (lease & _U64).to_bytes(8, "big")
+
+
+def attachment_bounds(lease: LeaseId | int) -> tuple[bytes, bytes]:
+    """Return the engine bounds between which the keys attached to `lease` lie, in their order."""
+    first = attachment_key(lease, b"")
+    following = (lease & _U64) + 1
+    return first, ATTACHMENT_END if following > _U64 else attachment_key(following, b"")
+
+
+def parse_lease_key(key: bytes) -> LeaseId:
+    """Return the lease id of a key in the `l` table: signed, as the API has it."""
+    return LeaseId(int.from_bytes(key[1:], "big", signed=True))
+
+
+def pack_lease(record: LeaseRecord) -> bytes:
+    """Return the stored form of a lease."""
+    return _LEASE.pack(_LEASE_FORMAT, *record)
+
+
+def unpack_lease(data: bytes) -> LeaseRecord:
+    """Return the lease stored as `data`.
+
+    Raises:
+        Corruption: the record is of a format this build does not know.
+    """
+    if len(data) != _LEASE.size or data[0] != _LEASE_FORMAT:
+        raise Corruption(f"lease record of {len(data)} bytes and format {data[:1].hex()}")
+    return LeaseRecord._make(_LEASE.unpack(data)[1:])
 
 
 def pack_state(state: StoreState) -> bytes:

@@ -14,8 +14,17 @@ from google.protobuf.message import DecodeError
 
 from protocol.command import CommandKind, Origin, decode_flat_batch
 from protocol.errors import ClientError, Corruption, ErrorCode
+from protocol.lease import decode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
-from protocol.wire.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
+from protocol.wire.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseGrantResponse,
+    LeaseRevokeRequest,
+    PutRequest,
+    TxnRequest,
+)
 from storage.compaction import compaction_slice
 from storage.dedupe import Windows
 from storage.engine import Engine
@@ -34,6 +43,7 @@ from storage.layout import (
     trailer,
     unpack_state,
 )
+from storage.lease import LeaseBook
 from storage.mvcc_write import KeyWriter
 from storage.txn import TxnRun, check_path, check_put_key, check_put_lease, check_put_shape, choose, do_delete, do_put
 from storage.wire_bytes import header_prefix, plain_put, varint
@@ -80,11 +90,12 @@ class MvccStore:
         self.finished: int = state.finished
         self.cursor: int = state.cursor
         self.waits: list[PhysicalWait] = []
-        self.counters = {"put": 0, "delete": 0, "txn": 0, "compacted_revisions": 0}
+        self.counters = {"put": 0, "delete": 0, "txn": 0, "compacted_revisions": 0, "lease_upkeeps_ignored": 0}
         self._member = member
         self._writer = KeyWriter(engine)
         self._writer.size = state.size
         self._writer.size_in_use = state.size_in_use
+        self.leases = LeaseBook(self._writer)
         self._windows = Windows()
         for key, data in engine.scan(WINDOW_PREFIX, WINDOW_END):
             self._windows.load(key, data)
@@ -96,6 +107,8 @@ class MvccStore:
             CommandKind.PUT: self._put,
             CommandKind.DELETE_RANGE: self._delete_range,
             CommandKind.TXN: self._txn,
+            CommandKind.LEASE_GRANT: self._lease_grant,
+            CommandKind.LEASE_REVOKE: self._lease_revoke,
         }
 
     @property
@@ -140,6 +153,8 @@ class MvccStore:
         applied = None
         if entry.kind == EntryKind.COMMANDS:
             applied = self._apply_commands(entry.data)
+        elif entry.kind == EntryKind.LEASE_UPKEEP:
+            self._apply_lease_upkeep(entry)
         elif entry.kind not in (EntryKind.NOOP, EntryKind.CONFIGURATION):
             raise Corruption(f"entry {entry.index} has kind {entry.kind}, which this build does not know")
         self.applied = entry.index
@@ -237,6 +252,30 @@ class MvccStore:
             self.waits.append(PhysicalWait(Revision(request.revision), origin, position, answer))
             return _PENDING
         return _OK, answer
+
+    def _lease_grant(self, body: bytes, encode: bool) -> Result:
+        request = LeaseGrantRequest.FromString(body)
+        self.leases.grant(request.ID, request.TTL, Index(self.applied + 1))
+        if not encode:
+            return _OK_WITHOUT_BODY
+        return _OK, self.header(self.revision) + LeaseGrantResponse(ID=request.ID, TTL=request.TTL).SerializeToString()
+
+    def _lease_revoke(self, body: bytes, encode: bool) -> Result:
+        request = LeaseRevokeRequest.FromString(body)
+        self._writer.begin(self.revision + 1)
+        self.leases.revoke(request.ID)
+        self.revision += self._writer.sub > 0
+        return _OK, self.header(self.revision) if encode else _NO_BODY
+
+    def _apply_lease_upkeep(self, entry: Entry) -> None:
+        """Believe a leader only of its own term: nobody else's clock may end a lease."""
+        upkeep = decode_upkeep(entry.data)
+        if upkeep.term != entry.term:
+            self.counters["lease_upkeeps_ignored"] += 1
+            return
+        for lease, granted, remaining_ms in upkeep.recorded:
+            self.leases.record_remaining(lease, granted, remaining_ms)
+        self.revision = self.leases.expire(upkeep.expired, self.revision)
 
     def _commit(self) -> None:
         """Write everything pending together with the bookkeeping."""

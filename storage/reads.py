@@ -12,9 +12,18 @@ from google.protobuf.message import DecodeError
 
 from protocol.command import ReadKind
 from protocol.errors import ClientError, ErrorCode
-from protocol.wire.rpc_pb2 import HashKVRequest, RangeRequest, StatusResponse, TxnRequest
+from protocol.types import LeaseId
+from protocol.wire.rpc_pb2 import (
+    HashKVRequest,
+    LeaseLeasesResponse,
+    LeaseStatus,
+    RangeRequest,
+    StatusResponse,
+    TxnRequest,
+)
 from storage.hash_kv import hash_slices
 from storage.layout import KV
+from storage.lease import leases_from
 from storage.mvcc import MvccStore, Result
 from storage.range_read import SLICE_ROWS, Slices, View, check_revision, range_slices, single_response
 from storage.txn import read_only_slices
@@ -115,6 +124,8 @@ def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Sl
     """Return the sliced form of a read and the highest compaction it bears."""
     if kind == ReadKind.HASH_KV:
         return _hash_kv(store, HashKVRequest.FromString(body), header), _NO_COMPACTION
+    if kind == ReadKind.LEASES:
+        return _leases(store, header), _ANY_COMPACTION
     view = View(store.engine, store.keys, store.revision, store.compacted, store.response_bytes_max)
     if kind == ReadKind.RANGE:
         request = RangeRequest.FromString(body)
@@ -124,6 +135,23 @@ def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Sl
         txn = TxnRequest.FromString(body)
         return read_only_slices(txn, view, header), store.compacted
     raise ClientError(ErrorCode.UNIMPLEMENTED)
+
+
+def _leases(store: MvccStore, header: bytes) -> Generator[None, None, bytes]:
+    """List all leases: in the order in which they run out where the leader's clock is, else in the order of ids."""
+    found: list[LeaseId] = []
+    after = b""
+    while True:
+        slice_, after = leases_from(store.engine, after, SLICE_ROWS)
+        found += [lease for lease, _ in slice_]
+        if not after:
+            break
+        yield
+    found.sort(key=store.leases.order)
+    body = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease) for lease in found]).SerializeToString()
+    if len(body) > store.response_bytes_max:
+        raise ClientError(ErrorCode.RESPONSE_TOO_LARGE)
+    return header + body
 
 
 def _hash_kv(store: MvccStore, request: HashKVRequest, header: bytes) -> Generator[None, None, bytes]:

@@ -20,10 +20,14 @@ from hypothesis.stateful import (
 from protocol.command import ReadKind
 from protocol.config import StorageConfig
 from protocol.errors import ClientError, ErrorCode
+from protocol.lease import LeaseName, Remaining
+from protocol.types import Index, LeaseId, Term
 from protocol.wire.rpc_pb2 import (
     CompactionRequest,
     Compare,
     DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
     PutRequest,
     RangeRequest,
     RangeResponse,
@@ -34,6 +38,7 @@ from sim.engine import SimEngine
 from sim.kv_model import KvModel
 from sim.store_driver import Answer, Request, StoreDriver
 from storage.engine import Engine
+from storage.lease import leases_from
 from storage.posix_disk import PosixDisk
 from storage.rocks import RocksEngine
 
@@ -51,7 +56,7 @@ puts = st.builds(
     prev_kv=st.booleans(),
     ignore_value=st.sampled_from([False, False, False, True]),
     ignore_lease=st.sampled_from([False, False, False, True]),
-    lease=st.sampled_from([0, 0, 0, 0, 7]),
+    lease=st.sampled_from([0, 0, 0, 7, -7]),
 )
 deletes = st.builds(DeleteRangeRequest, key=keys, range_end=ends, prev_kv=st.booleans())
 ranges = st.builds(
@@ -90,19 +95,28 @@ flat = st.one_of(
     st.builds(RequestOp, request_range=ranges),
 )
 txns = _txns(st.one_of(flat, flat, st.builds(RequestOp, request_txn=_txns(flat))))
-requests = st.one_of(puts, puts, deletes, txns, st.builds(CompactionRequest, revision=revisions))
+leases = st.sampled_from([7, -7, 8])
+grants = st.builds(LeaseGrantRequest, ID=leases, TTL=st.integers(2, 100))
+revokes = st.builds(LeaseRevokeRequest, ID=leases)
+requests = st.one_of(
+    puts, puts, deletes, txns, st.builds(CompactionRequest, revision=revisions), st.one_of(grants, grants, revokes)
+)
 read_txns = _txns(st.builds(RequestOp, request_range=ranges))
 
 
-def expected(model: KvModel, request: Any) -> Answer:
-    """What the model answers."""
+def expected(model: KvModel, request: Any, index: int = 0) -> Answer:
+    """What the model answers to a request, which is in the entry of that index if it is a write."""
     try:
-        return Answer(ErrorCode.OK, _ask(model, request))
+        return Answer(ErrorCode.OK, _ask(model, request, index))
     except ClientError as error:
         return Answer(error.code, None)
 
 
-def _ask(model: KvModel, request: Any) -> Any:
+def _ask(model: KvModel, request: Any, index: int) -> Any:
+    if isinstance(request, LeaseGrantRequest):
+        return model.lease_grant(request, index)
+    if isinstance(request, LeaseRevokeRequest):
+        return model.lease_revoke(request)
     if isinstance(request, PutRequest):
         return model.put(request)
     if isinstance(request, DeleteRangeRequest):
@@ -143,11 +157,29 @@ class _MvccAgainstModel(RuleBasedStateMachine):
     @rule(batch=st.lists(requests, min_size=1, max_size=5))
     def apply(self, batch: list[Request]) -> None:
         """A batch is answered as if its commands had come one by one."""
-        wanted = [expected(self.model, request) for request in batch]
+        index = self.lazy.store.applied + 1
+        wanted = [expected(self.model, request, index) for request in batch]
         assert [bare(answer) for answer in self.lazy.do(*batch)] == wanted
         assert [bare(answer) for answer in self.eager.do(*batch)] == wanted
         self.eager.finish_compaction(rows=1)
         self.eager.check()
+
+    @rule(
+        expired=st.lists(leases, max_size=3),
+        recorded=st.lists(leases, max_size=2),
+        stale=st.booleans(),
+        other_term=st.sampled_from([False, False, False, True]),
+    )
+    def upkeep(self, expired: list[int], recorded: list[int], *, stale: bool, other_term: bool) -> None:
+        """A leader's word ends what it names in its own term, and nothing else: not what was granted anew since."""
+        names = [LeaseName(LeaseId(lease), Index(self.model.leases.get(lease, 1) - stale)) for lease in expired]
+        left = [Remaining(LeaseId(lease), Index(self.model.leases.get(lease, 1)), 1500) for lease in recorded]
+        if not other_term:
+            for lease, granted in names:
+                self.model.expire(lease, granted)
+        for driver in (self.lazy, self.eager):
+            driver.upkeep(names, left, term=Term(driver.term + other_term))
+        self.eager.finish_compaction(rows=1)
 
     @rule(request=ranges)
     def read(self, request: RangeRequest) -> None:
@@ -192,6 +224,8 @@ class _MvccAgainstModel(RuleBasedStateMachine):
             assert driver.store.revision == self.model.revision
             assert driver.store.compacted == self.model.compacted
             assert driver.store.keys.total == len(self.model.live)
+            found, _ = leases_from(driver.store.engine, b"", 10)
+            assert {lease: record.granted for lease, record in found} == self.model.leases
 
     def teardown(self) -> None:
         for name in ("eager", "lazy"):

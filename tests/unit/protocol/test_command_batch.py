@@ -38,7 +38,8 @@ def test_the_format_is_what_logs_already_hold() -> None:
     """The documented example, byte for byte: a log written yesterday is read today."""
     data = encode_batch(Origin(MemberId(3), Incarnation(4), 5), [CommandKind.PUT, b"k", CommandKind.TXN, b""])
     assert data == bytes.fromhex("95 01 03 04 05 94 01 c4 01 6b 03 c4 00")
-    assert {kind.name: int(kind) for kind in CommandKind} == {"PUT": 1, "DELETE_RANGE": 2, "TXN": 3, "COMPACT": 4}
+    numbers = {"PUT": 1, "DELETE_RANGE": 2, "TXN": 3, "COMPACT": 4, "LEASE_GRANT": 5, "LEASE_REVOKE": 6}
+    assert {kind.name: int(kind) for kind in CommandKind} == numbers
 
 
 def test_reads_are_no_commands() -> None:
