@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("actd", "actors", "gateway", "protocol", "raft", "sim", "storage", "tools")
+PACKAGES = ("actd", "actors", "checker", "gateway", "protocol", "raft", "sim", "storage", "tools")
 QUICK = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
