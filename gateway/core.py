@@ -16,6 +16,7 @@ from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
 from gateway.calls import Batch, Lane, OpenCalls
 from gateway.methods import PUT, Method, Route
+from gateway.streams import StreamTable
 from protocol import local
 from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, Origin, ReadKind, encode_batch
 from protocol.config import ClusterConfig
@@ -68,6 +69,8 @@ class GatewayCore:
         """What was proposed since the store last told its size."""
         self._store_open = True
         self._stopped = False
+        self.streams = StreamTable(config.limits.open_streams_max, config.raft.election_timeout_ms)
+        """Open streaming calls; the services behind them register there."""
 
     # --- the doors' side ---------------------------------------------------------------------------
 
@@ -137,6 +140,9 @@ class GatewayCore:
     def deadline(self) -> Millis | None:
         """When a call runs out, or something is to be tried again."""
         due = self._calls.deadline
+        streams_due = self.streams.deadline
+        if streams_due is not None and (due is None or streams_due < due):
+            due = streams_due
         for lane in self._lanes:
             for at in (lane.paused_until, lane.due):
                 if at is not None and (due is None or at < due):
@@ -154,7 +160,7 @@ class GatewayCore:
         elif isinstance(message, local.ReadsServed):
             self._on_reads_served(message, now)
         elif isinstance(message, local.LeadershipChanged):
-            self._on_leadership_changed(message)
+            self._on_leadership_changed(message, now)
         elif isinstance(message, local.ProposalRefused):
             self._on_refused(self._commands, message.sequence, message.code, now)
         elif isinstance(message, local.ReadsRefused):
@@ -164,7 +170,7 @@ class GatewayCore:
         elif isinstance(message, local.CommandAnswered):
             self._on_command_answered(message)
         elif isinstance(message, local.ActorStarted):
-            self._on_actor_started(message)
+            self._on_actor_started(message, now)
         elif isinstance(message, local.StopActor):
             return self._stop()
         return []
@@ -177,6 +183,7 @@ class GatewayCore:
             self.answers.append((call_id, code, b""))
         if expired:
             self._drop_dead_proposals()
+        self.streams.wake(now)
         return []
 
     def end_turn(self, now: Millis) -> list[Effect]:
@@ -198,6 +205,7 @@ class GatewayCore:
     def check_invariants(self) -> None:
         """Every open call is somewhere, and everything is counted right."""
         self._calls.check()
+        self.streams.check()
         placed: dict[int, None] = {}
         for lane in self._lanes:
             lane.check()
@@ -362,8 +370,9 @@ class GatewayCore:
 
     # --- when something changes --------------------------------------------------------------------
 
-    def _on_leadership_changed(self, message: local.LeadershipChanged) -> None:
+    def _on_leadership_changed(self, message: local.LeadershipChanged, now: Millis) -> None:
         self.members = message.members
+        self.streams.lead(message.leader, now)
         if (message.term, message.leader) == (self.term, self.leader):
             return
         self.term = message.term
@@ -419,9 +428,10 @@ class GatewayCore:
         self._logical_bytes = message.logical_bytes
         self._proposed_bytes = 0
 
-    def _on_actor_started(self, message: local.ActorStarted) -> None:
+    def _on_actor_started(self, message: local.ActorStarted, now: Millis) -> None:
         if message.actor == "raft":
             self.leader = NOBODY
+            self.streams.lead(NOBODY, now)
             self._give_up_proposals(ErrorCode.TIMEOUT_CONNECTION_LOST)
             for sequence in list(self._reads.inflight):
                 self._requeue(self._reads, sequence, None)
@@ -438,6 +448,7 @@ class GatewayCore:
         self._stopped = True
         for call_id in self._calls.all():
             self._answer(call_id, ErrorCode.STOPPED, b"")
+        self.streams.end_all(ErrorCode.STOPPED)
         return [Halt("stopped")]
 
     def measure(self) -> None:

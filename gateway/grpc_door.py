@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import DecodeError
 
 from gateway.grpc_methods import HEALTH_SERVICE, GrpcMethod, unknown_method
+from gateway.grpc_streams import GrpcStreams, OpenStream, StreamCalls
 from gateway.grpc_wire import (
     CONTENT_TYPE,
     OK_TRAILERS,
@@ -31,29 +32,25 @@ from gateway.grpc_wire import (
     trailers_block,
     trailers_only_block,
 )
+from gateway.health import HealthService
 from gateway.http2_answers import Http2Answers
 from gateway.http2_hpack import RequestHead
+from gateway.streams import StreamHead
 from protocol.config import LimitsConfig
 from protocol.errors import WIRE_ERRORS, ErrorCode, GrpcCode
 from protocol.types import Millis
-from protocol.wire import health_pb2 as health
 
-_STOPPED_TRAILERS: Final = trailers_block(GrpcCode.UNAVAILABLE, WIRE_ERRORS[ErrorCode.STOPPED].text)
 _CODE_OF: Final = {int(code): int(error.grpc_code) for code, error in WIRE_ERRORS.items()}
 _DECOMPRESSORS: Final = (b"", b"identity", b"gzip")
 
 
-class Calls(Protocol):
+class Calls(StreamCalls, Protocol):
     """What the door needs of the loop."""
 
     def submit(
         self, method: Any, body: bytes, deadline_ms: Millis | None, on_answer: Callable[[int, bytes], None]
     ) -> int:
         """See `GatewayLoop.submit`."""
-        ...
-
-    def cancel(self, call_id: int) -> None:
-        """See `GatewayLoop.cancel`."""
         ...
 
     def now_ms(self) -> Millis:
@@ -84,29 +81,24 @@ class HttpNeighbour(Protocol):
 class GrpcShared:
     """What all connections of one door share: the methods, the limits, the counters, the health."""
 
-    def __init__(self, calls: Calls, methods: Mapping[bytes, GrpcMethod], limits: LimitsConfig) -> None:
+    def __init__(
+        self, calls: Calls, methods: Mapping[bytes, GrpcMethod], limits: LimitsConfig, health: HealthService
+    ) -> None:
         self.calls = calls
         self.methods = methods
+        self.health = health
         self.message_bytes_max = limits.request_bytes_max + RECEIVE_OVERHEAD_BYTES
         self.partial_bytes_max = limits.pending_bytes_max
         self.partial_bytes = 0
         """Held in messages that are not whole yet."""
         self.received_bytes = 0
         self.sent_bytes = 0
-        self.serving = True
-        self.health_watchers: dict[tuple[int, int], Callable[[], None]] = {}
-
-    def stop_serving(self) -> None:
-        """Tell health watchers that the end is near."""
-        self.serving = False
-        for notify in list(self.health_watchers.values()):
-            notify()
 
 
 class GrpcHead:
     """What a header block means to gRPC; kept with the block, so worked out once for all calls that repeat it."""
 
-    __slots__ = ("encoding", "is_grpc", "method", "refusal", "status", "timeout_ms")
+    __slots__ = ("encoding", "is_grpc", "method", "refusal", "require_leader", "status", "timeout_ms")
 
     def __init__(self) -> None:
         self.is_grpc = False
@@ -117,6 +109,8 @@ class GrpcHead:
         """What `refusal` says, for the counters."""
         self.timeout_ms = -1
         self.encoding = b""
+        self.require_leader = False
+        """Whether the client would rather have an error than wait on a member that knows no leader."""
 
 
 def read_head(head: RequestHead, methods: Mapping[bytes, GrpcMethod]) -> GrpcHead:
@@ -130,6 +124,7 @@ def read_head(head: RequestHead, methods: Mapping[bytes, GrpcMethod]) -> GrpcHea
     result.is_grpc = True
     result.method = known
     result.encoding = head.field(b"grpc-encoding") or b""
+    result.require_leader = head.field(b"hasleader") == b"true"
     try:
         _check_head(head, content_type, known, result.encoding, methods)
         timeout = head.field(b"grpc-timeout")
@@ -157,7 +152,7 @@ def _check_head(
         raise GrpcFault(GrpcCode.INTERNAL, f"parsed a :method field: {method} which should be POST", 405)
     if known is None:
         raise GrpcFault(GrpcCode.UNIMPLEMENTED, unknown_method(head.path, methods))
-    if known.method is None and known.service != HEALTH_SERVICE:
+    if known.method is None and known.stream is None and known.service != HEALTH_SERVICE:
         raise GrpcFault(GrpcCode.UNIMPLEMENTED, f"method {known.name} not implemented")
     if encoding not in _DECOMPRESSORS:
         text = f'grpc: Decompressor is not installed for grpc-encoding "{encoding.decode("latin-1")}"'
@@ -176,7 +171,7 @@ def _truncated(held: int) -> GrpcFault:
 class GrpcConnection:
     """The `Http2Handler` of one connection."""
 
-    __slots__ = ("_calls", "_http", "_live", "_partial", "_shared", "_tell", "_watches", "answers")
+    __slots__ = ("_calls", "_http", "_live", "_partial", "_shared", "_streams", "_tell", "answers")
 
     def __init__(self, shared: GrpcShared, http: HttpNeighbour, tell: Callable[[], None]) -> None:
         """`tell` is called when there is output that no `receive` will fetch."""
@@ -189,7 +184,7 @@ class GrpcConnection:
         self._live: dict[int, int] = {}
         """Stream to call id."""
         self._partial: dict[int, tuple[GrpcHead, MessageReader]] = {}
-        self._watches: dict[int, GrpcMethod] = {}
+        self._streams = GrpcStreams(self._calls, lambda: self.answers, tell, shared)
 
     # --- from the connection ----------------------------------------------------------------------
 
@@ -205,6 +200,9 @@ class GrpcConnection:
         if not asked.is_grpc:
             self._http.on_headers(stream_id, head)
             self._http.on_data(stream_id, body, ended=True)
+            return
+        if asked.method is not None and asked.method.stream is not None:
+            self._hear_stream(stream_id, self._start_stream(stream_id, asked), body, ended=True)
             return
         size = len(body) - PREFIX_BYTES
         try:
@@ -234,6 +232,8 @@ class GrpcConnection:
             self._http.on_headers(stream_id, head)
         elif asked.refusal:
             self._refuse(stream_id, asked)
+        elif asked.method is not None and asked.method.stream is not None:
+            self._start_stream(stream_id, asked)
         else:
             self._partial[stream_id] = (asked, MessageReader(asked.encoding, self._shared.message_bytes_max))
 
@@ -241,6 +241,10 @@ class GrpcConnection:
         """A part of a body."""
         waiting = self._partial.get(stream_id)
         if waiting is None:
+            opened = self._streams.open.get(stream_id)
+            if opened is not None:
+                self._hear_stream(stream_id, opened, data, ended=ended)
+                return
             # Plain HTTP, or what follows the only message of a unary call; the neighbour knows its own streams.
             self._http.on_data(stream_id, data, ended=ended)
             return
@@ -275,8 +279,12 @@ class GrpcConnection:
         if call_id is not None:
             self._calls.cancel(call_id)
         self._forget_partial(stream_id)
-        self._end_watch(stream_id)
+        self._streams.cancel(stream_id, GrpcCode.CANCELED)
         self._http.on_reset(stream_id)
+
+    def on_drained(self, stream_id: int) -> None:
+        """A stream's queue is short again."""
+        self._streams.drained(stream_id)
 
     def on_closed(self) -> None:
         """The connection is over: nobody waits for its calls."""
@@ -285,9 +293,38 @@ class GrpcConnection:
         self._live.clear()
         for stream_id in list(self._partial):
             self._forget_partial(stream_id)
-        for stream_id in list(self._watches):
-            self._end_watch(stream_id)
+        for stream_id in list(self._streams.open):
+            self._streams.cancel(stream_id, GrpcCode.CANCELED)
         self._http.on_closed()
+
+    # --- streaming calls --------------------------------------------------------------------------
+
+    def _start_stream(self, stream_id: int, asked: GrpcHead) -> OpenStream:
+        entry = asked.method
+        assert entry is not None, "without a method the head was refused"
+        deadline = Millis(self._calls.now_ms() + asked.timeout_ms) if asked.timeout_ms >= 0 else None
+        reader = MessageReader(asked.encoding, self._shared.message_bytes_max)
+        return self._streams.start(stream_id, entry, StreamHead(asked.require_leader, deadline), reader)
+
+    def _hear_stream(self, stream_id: int, opened: OpenStream, data: bytes, *, ended: bool) -> None:
+        """Take a part of what the client says on a stream."""
+        streams = self._streams
+        try:
+            message = self._feed(opened.reader, data)
+            while message is not None:
+                self._shared.received_bytes += len(message)
+                streams.message(opened, message)
+                message = self._feed(opened.reader, b"")
+            if ended:
+                if opened.reader.held_bytes or (not opened.heard and opened.entry.kind == "server_stream"):
+                    raise _truncated(opened.reader.held_bytes)
+                streams.half_close(opened)
+        except GrpcFault as fault:
+            streams.cancel(stream_id, fault.code)
+            if opened.head_sent:
+                self.answers.send_trailers(stream_id, trailers_block(fault.code, fault.text))
+            else:
+                self.answers.send_headers(stream_id, trailers_only_block(fault.code, fault.text), end_stream=True)
 
     # --- calls ------------------------------------------------------------------------------------
 
@@ -298,7 +335,7 @@ class GrpcConnection:
         entry.received += 1
         self._shared.received_bytes += len(message)
         if entry.method is None:
-            self._health(stream_id, entry, message)
+            self._check_health(stream_id, entry, message)
             return
         deadline = None
         if asked.timeout_ms >= 0:
@@ -338,54 +375,19 @@ class GrpcConnection:
 
     # --- health -----------------------------------------------------------------------------------
 
-    def _health(self, stream_id: int, entry: GrpcMethod, message: bytes) -> None:
+    def _check_health(self, stream_id: int, entry: GrpcMethod, message: bytes) -> None:
         try:
-            service = health.HealthCheckRequest.FromString(message).service
+            answer = self._shared.health.check(message)
         except DecodeError:
             self._end_health(stream_id, entry, GrpcCode.INTERNAL, "grpc: failed to unmarshal the received message")
             return
-        if entry.name == "Watch":
-            self.answers.send_headers(stream_id, RESPONSE_BLOCK)
-            self._watches[stream_id] = entry
-            if service:
-                self._send_health(stream_id, health.HealthCheckResponse.SERVICE_UNKNOWN)
-                return
-            self._shared.health_watchers[id(self), stream_id] = partial(self._notify, stream_id)
-            self._notify(stream_id)
-        elif service:
+        if answer is None:
             self._end_health(stream_id, entry, GrpcCode.NOT_FOUND, "unknown service")
-        else:
-            entry.sent += 1
-            entry.handled[0] += 1
-            body = health.HealthCheckResponse(status=self._status()).SerializeToString()
-            self.answers.respond(stream_id, RESPONSE_BLOCK, frame_message(body), OK_TRAILERS)
-
-    def _status(self) -> "health.HealthCheckResponse.ServingStatus.ValueType":
-        form = health.HealthCheckResponse
-        return form.SERVING if self._shared.serving else form.NOT_SERVING
-
-    def _notify(self, stream_id: int) -> None:
-        """Tell a watcher how things stand."""
-        self._send_health(stream_id, self._status())
-        self._tell()
-
-    def _send_health(self, stream_id: int, status: "health.HealthCheckResponse.ServingStatus.ValueType") -> None:
-        self._watches[stream_id].sent += 1
-        body = health.HealthCheckResponse(status=status).SerializeToString()
-        self.answers.send_data(stream_id, frame_message(body))
+            return
+        entry.sent += 1
+        entry.handled[0] += 1
+        self.answers.respond(stream_id, RESPONSE_BLOCK, frame_message(answer), OK_TRAILERS)
 
     def _end_health(self, stream_id: int, entry: GrpcMethod, code: GrpcCode, text: str) -> None:
         entry.handled[code] += 1
         self.answers.send_headers(stream_id, trailers_only_block(code, text), end_stream=True)
-
-    def _end_watch(self, stream_id: int) -> None:
-        entry = self._watches.pop(stream_id, None)
-        if entry is not None:
-            entry.handled[GrpcCode.CANCELED] += 1
-            self._shared.health_watchers.pop((id(self), stream_id), None)
-
-    def end_watches(self) -> None:
-        """End health watches, which would otherwise keep a draining connection open for ever."""
-        for stream_id in list(self._watches):
-            self._end_watch(stream_id)
-            self.answers.send_trailers(stream_id, _STOPPED_TRAILERS)

@@ -11,6 +11,7 @@ from typing import Final
 from google.protobuf.descriptor import FileDescriptor
 
 from gateway.methods import Method
+from gateway.streams import StreamMethod
 from protocol.errors import GrpcCode
 from protocol.wire import election_pb2, health_pb2, lock_pb2, rpc_pb2
 
@@ -30,15 +31,19 @@ CODE_NAMES: Final[dict[int, str]] = {
 class GrpcMethod:
     """One method of one service, and what has been counted of it."""
 
-    __slots__ = ("handled", "kind", "method", "name", "received", "sent", "service", "started")
+    __slots__ = ("handled", "kind", "method", "name", "received", "sent", "service", "started", "stream")
 
-    def __init__(self, service: str, name: str, kind: str, method: Method | None) -> None:
+    def __init__(
+        self, service: str, name: str, kind: str, method: Method | None, stream: StreamMethod | None = None
+    ) -> None:
         self.service = service
         self.name = name
         self.kind = kind
         """`unary`, `client_stream`, `server_stream` or `bidi_stream`."""
         self.method = method
-        """What the core serves it with; None: not served, or by the door itself."""
+        """What the core serves it with; None: it is a stream, or not served, or served by the door itself."""
+        self.stream = stream
+        """The same for a streaming method."""
         self.started = 0
         self.received = 0
         self.sent = 0
@@ -52,16 +57,17 @@ def _kind(*, client: bool, server: bool) -> str:
     return "server_stream" if server else "unary"
 
 
-def all_methods(served: Mapping[bytes, Method]) -> dict[bytes, GrpcMethod]:
-    """Return every method of etcd's API by path; `served` are those the core knows."""
+def all_methods(served: Mapping[bytes, Method], streams: Mapping[bytes, StreamMethod]) -> dict[bytes, GrpcMethod]:
+    """Return every method of etcd's API by path; `served` and `streams` are those the core knows."""
     table: dict[bytes, GrpcMethod] = {}
     for file in _FILES:
         for service in file.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}".encode()
                 kind = _kind(client=method.client_streaming, server=method.server_streaming)
-                table[path] = GrpcMethod(service.full_name, method.name, kind, served.get(path))
-    missing = sorted(set(served) - set(table))
+                table[path] = GrpcMethod(service.full_name, method.name, kind, served.get(path), streams.get(path))
+                assert table[path].stream is None or method.server_streaming, f"{path.decode()} is no stream"
+    missing = sorted({*served, *streams} - set(table))
     assert not missing, f"served, but in no .proto: {missing}"
     return table
 

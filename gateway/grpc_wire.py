@@ -132,7 +132,7 @@ def open_message(flag: int, data: bytes, encoding: bytes, bytes_max: int) -> byt
 
 
 class MessageReader:
-    """Puts one length-prefixed message together from pieces of any size."""
+    """Puts length-prefixed messages together from pieces of any size."""
 
     __slots__ = ("_bytes_max", "_data", "_encoding")
 
@@ -147,7 +147,7 @@ class MessageReader:
         return len(self._data)
 
     def feed(self, data: bytes) -> bytes | None:
-        """Take a piece; return the first message once it is whole.
+        """Take a piece; return the next message once it is whole. What follows it waits for `feed(b"")`.
 
         Raises:
             GrpcFault: the message is too large or cannot be opened.
@@ -163,5 +163,5 @@ class MessageReader:
         if len(held) < end:
             return None
         message = open_message(flag, bytes(memoryview(held)[PREFIX_BYTES:end]), self._encoding, self._bytes_max)
-        self._data = bytearray()
+        del held[:end]
         return message

@@ -526,6 +526,8 @@ class Http2Connection(Http2Answers):
             self._end(H2Error.ENHANCE_YOUR_CALM, "the client does not read its answers")
         elif self.sender.unsent_bytes:
             for stream in [stream for stream in self.streams.values() if stream is not None and stream.queue]:
+                if stream.patient:
+                    continue
                 if not stream.blocked_since:
                     stream.blocked_since = now
                 elif now - stream.blocked_since > limits.stall_ms_max:

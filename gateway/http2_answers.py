@@ -37,6 +37,10 @@ class Http2Handler(Protocol):
         """The stream is gone: cancel what it asked for, send nothing on it."""
         ...
 
+    def on_drained(self, stream_id: int) -> None:
+        """What is queued on the stream has fallen below what `queued_bytes` was asked to watch for."""
+        ...
+
     def on_closed(self) -> None:
         """The connection is over, and all its streams with it."""
         ...
@@ -101,6 +105,15 @@ class Http2Answers:
         if stream_id in self.streams:
             self.sender.end(stream_id)
 
+    def queued_bytes(self, stream_id: int, tell_below: int) -> int:
+        """Return what waits to be sent on a stream; where it is `tell_below` or more, `on_drained` follows."""
+        return self.sender.queued_bytes(stream_id, tell_below) if stream_id in self.streams else 0
+
+    def allow_stall(self, stream_id: int) -> None:
+        """Let the client leave this stream's window closed for as long as it likes."""
+        if stream_id in self.streams:
+            self.sender.materialize(stream_id).patient = True
+
     def reset(self, stream_id: int, code: H2Error) -> None:
         """End a stream at once; the handler is not told, it asked for it."""
         if stream_id in self.streams:
@@ -113,6 +126,11 @@ class Http2Answers:
         sender.pump()
         if sender.finished:
             self._settle_finished()
+        if sender.drained:
+            drained, sender.drained = sender.drained, []
+            for stream_id in drained:
+                if stream_id in self.streams:
+                    self._handler.on_drained(stream_id)
         out, sender.out = sender.out, []
         sender.out_bytes = 0
         if self._drain_seen and not self.streams and not self.closed:

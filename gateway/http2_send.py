@@ -39,6 +39,7 @@ class Stream:
         "closing_block",
         "ended",
         "head",
+        "patient",
         "queue",
         "queued_bytes",
         "receive_window",
@@ -46,6 +47,7 @@ class Stream:
         "remote_open",
         "send_window",
         "stream_id",
+        "tell_below",
     )
 
     def __init__(self, stream_id: int, head: RequestHead | None, *, remote_open: bool, send_window: int) -> None:
@@ -63,6 +65,10 @@ class Stream:
         self.ended = False
         """The handler has said all it will say."""
         self.blocked_since = 0
+        self.patient = False
+        """The client may leave its window closed for as long as it likes: little is queued, and more never will be."""
+        self.tell_below = 0
+        """Once fewer bytes than that are queued, the handler is told, once; 0: it does not ask."""
 
 
 class Sender:
@@ -77,6 +83,7 @@ class Sender:
         "_output_bytes_per_turn",
         "_sendable",
         "_shrink_table",
+        "drained",
         "finished",
         "initial_window",
         "out",
@@ -96,6 +103,8 @@ class Sender:
         self.unsent_bytes = 0
         self.finished: list[Stream] = []
         """Streams whose last frame is in `out`; the connection removes them."""
+        self.drained: list[int] = []
+        """Streams whose handler asked to be told that their queue is short again."""
         self._frame_bytes_max = FRAME_BYTES_DEFAULT
         self._output_bytes_per_turn = output_bytes_per_turn
         self._sendable: dict[int, Stream] = {}
@@ -229,6 +238,13 @@ class Sender:
         stream.queued_bytes = 0
         self._sendable.pop(stream.stream_id, None)
 
+    def queued_bytes(self, stream_id: int, tell_below: int) -> int:
+        """Return what is queued on a stream; if that is `tell_below` or more, `drained` will list it once it is not."""
+        stream = self.materialize(stream_id)
+        if stream.queued_bytes >= tell_below:
+            stream.tell_below = tell_below
+        return stream.queued_bytes
+
     # --- queues ---------------------------------------------------------------------------------
 
     @property
@@ -273,6 +289,9 @@ class Sender:
         stream.send_window -= size
         stream.queued_bytes -= size
         stream.blocked_since = 0
+        if stream.queued_bytes < stream.tell_below:
+            stream.tell_below = 0
+            self.drained.append(stream.stream_id)
         if last:
             stream.closing_block = b""
 

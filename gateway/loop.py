@@ -28,6 +28,7 @@ from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, S
 from actors.lifeline import Lifeline, LifelineCut
 from actors.links import LocalLinks
 from actors.metrics import ActorMetrics
+from gateway.streams import StreamHead, StreamMethod, StreamTable
 from protocol import codec, local
 from protocol.errors import ErrorCode
 from protocol.message import Message
@@ -46,6 +47,8 @@ STORY_EVENTS_MAX: Final = 50
 
 OnAnswer = Callable[[int, bytes], None]
 """Told the `ErrorCode` and, where that is OK, the whole response."""
+OnStream = Callable[[list[tuple[bytes, ...]], ErrorCode | None], int]
+"""Takes messages of a stream, each in pieces, and how it ended, if it did; returns how many bytes wait unsent there."""
 
 
 class Core(Protocol):
@@ -53,6 +56,7 @@ class Core(Protocol):
 
     metrics: ActorMetrics
     answers: list[tuple[int, int, bytes]]
+    streams: StreamTable
 
     @property
     def deadline(self) -> Millis | None:
@@ -114,7 +118,7 @@ class Flushable(Protocol):
 
 
 class GatewayLoop:
-    """Runs one gateway until it halts. Doors call `submit`, `cancel`, `mark_dirty` and `now_ms`."""
+    """Runs one gateway until it halts. Doors call `submit`, `open_stream`, what belongs to them, and `mark_dirty`."""
 
     def __init__(
         self,
@@ -136,6 +140,7 @@ class GatewayLoop:
         self._story: deque[str] = deque(maxlen=STORY_EVENTS_MAX)
         self._calls: dict[int, OnAnswer] = {}
         self._call_ids = itertools.count(1)
+        self._streams: dict[int, OnStream] = {}
         self._answers: deque[tuple[int, int, bytes]] = deque()
         self._dirty: list[Flushable] = []
         self._turn_planned = False
@@ -176,10 +181,40 @@ class GatewayLoop:
         return call_id
 
     def cancel(self, call_id: int) -> None:
-        """Forget a call: its callback will not run. The request may still take effect."""
+        """Forget a call or a stream: its callback will not run. What was asked may still take effect."""
         if self._calls.pop(call_id, None) is not None:
             self.core.cancel(call_id)
             self._plan_turn()
+        elif self._streams.pop(call_id, None) is not None:
+            self.core.streams.cancel(call_id)
+            self._plan_turn()
+
+    def open_stream(self, method: StreamMethod, head: StreamHead, on_stream: OnStream) -> int:
+        """Open a streaming call; `on_stream` is called at the end of turns, never from within this call.
+
+        Returns:
+            The call id, for `stream_message`, `stream_half_closed`, `stream_held` and `cancel`.
+        """
+        call_id = next(self._call_ids)
+        self._streams[call_id] = on_stream
+        self.core.streams.open(call_id, method, head, self.now_ms())
+        self._plan_turn()
+        return call_id
+
+    def stream_message(self, call_id: int, body: bytes) -> None:
+        """Hand in what the client says on a stream."""
+        self.core.streams.message(call_id, body, self.now_ms())
+        self._plan_turn()
+
+    def stream_half_closed(self, call_id: int) -> None:
+        """The client has said everything on a stream."""
+        self.core.streams.half_close(call_id, self.now_ms())
+        self._plan_turn()
+
+    def stream_held(self, call_id: int, held_bytes: int) -> None:
+        """The client has taken some of what the door holds; `held_bytes` are left."""
+        self.core.streams.held(call_id, held_bytes, self.now_ms())
+        self._plan_turn()
 
     def mark_dirty(self, connection: Flushable) -> None:
         """Have `connection.flush()` called at the end of this turn; the caller sees to it that it marks once."""
@@ -227,6 +262,7 @@ class GatewayLoop:
         self._stop_due = Millis(now + DRAIN_MS_MAX)
         for door in self.doors:
             door.drain()
+        self.core.streams.end_all(ErrorCode.STOPPED)
         self.loop.call_later(DRAIN_MS_MAX / 1000, self._plan_turn)
         self._plan_turn()
 
@@ -295,6 +331,8 @@ class GatewayLoop:
             self._perform(effects)
         if core.answers or self._answers:
             self._hand_out()
+        if core.streams.dirty:
+            self._hand_out_streams()
         if self._links is not None:
             self._links.flush()
         if self._dirty:
@@ -324,11 +362,37 @@ class GatewayLoop:
         if waiting:
             self._plan_turn()
 
+    def _hand_out_streams(self) -> None:
+        """Give streams' messages to their doors, for one slice of time."""
+        table = self.core.streams
+        dirty, table.dirty = table.dirty, []
+        now = self.now_ms()
+        until = time.monotonic() + SLICE_MS_MAX / 1000
+        for position, stream in enumerate(dirty):
+            if position & 63 == 63 and time.monotonic() > until:
+                table.dirty += dirty[position:]
+                self._plan_turn()
+                break
+            messages, outcome = table.take(stream)
+            call_id = stream.call_id
+            if outcome is not None:
+                on_stream = self._streams.pop(call_id, None)
+                if on_stream is not None:
+                    on_stream(messages, outcome)
+                continue
+            on_stream = self._streams.get(call_id)
+            if on_stream is not None:
+                table.held(call_id, on_stream(messages, None), now)
+        if table.dirty:
+            self._plan_turn()
+
     def _hand_out_all(self) -> None:
         self._answers += self.core.answers
         self.core.answers = []
         while self._answers:
             self._hand_out()
+        while self.core.streams.dirty:
+            self._hand_out_streams()
 
     def _flush_connections(self) -> None:
         dirty, self._dirty = self._dirty, []

@@ -1,7 +1,7 @@
 """The table of RPCs: where a request goes, and what is refused at once.
 
 Owns which request is a command, which a read, and which is answered from what the gateway knows.
-Invariant: numbers are part of the ZeroMQ protocol and never reused.
+Invariant: numbers are part of the ZeroMQ protocol and never reused; those of streaming RPCs begin at 101.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError
 
 from gateway import validate
+from gateway.streams import StreamMethod
 from protocol.command import CommandKind, ReadKind
 from protocol.errors import ErrorCode
 from protocol.wire import rpc_pb2 as rpc
@@ -153,9 +154,16 @@ _ALL: Final = (
     Method(8, "etcdserverpb.Cluster", "MemberList", _rule_members),
 )
 
+_STREAMS: Final = (StreamMethod(101, "grpc.health.v1.Health", "Watch"),)
+
 METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _ALL}
 """By gRPC path."""
 METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in _ALL}
 """By number on the ZeroMQ door."""
+STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for method in _STREAMS}
+"""Streaming RPCs by gRPC path."""
+STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: method for method in _STREAMS}
+"""By number on the ZeroMQ door."""
+HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
 PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
 """The busiest method, for the short cut in the core."""

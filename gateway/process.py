@@ -16,9 +16,10 @@ from gateway.asgi_bridge import AsgiApp
 from gateway.core import GatewayCore
 from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
+from gateway.health import HealthService
 from gateway.http1_door import HttpStack
 from gateway.loop import GatewayLoop
-from gateway.methods import METHODS
+from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS
 from gateway.metrics_page import MetricsPage, Sample
 from gateway.node_view import NodeView, door_samples
 from gateway.sniff import ClientDoor
@@ -36,7 +37,9 @@ def run_gateway(context: ProcessContext) -> int:
         links.connect(sibling, incarnation)
     core = GatewayCore(context.identity, context.config)
     gateway = GatewayLoop(core, loop, links, context.lifeline, lambda report: page.report(report))
-    shared = GrpcShared(gateway, all_methods(METHODS), context.config.limits)
+    health = HealthService()
+    core.streams.serve(HEALTH_WATCH, health.open_watch)
+    shared = GrpcShared(gateway, all_methods(METHODS, STREAM_METHODS), context.config.limits, health)
 
     def samples() -> Iterator[Sample]:
         yield from view.samples()

@@ -110,7 +110,7 @@ class ClientDoor:
         self._draining = True
         if self._server is not None:
             self._server.close()
-        self.shared.stop_serving()
+        self.shared.health.stop_serving()
         for connection in list(self.connections):
             if isinstance(connection, Http2Protocol):
                 connection.drain()
@@ -298,7 +298,6 @@ class Http2Protocol(asyncio.Protocol):
 
     def drain(self) -> None:
         """Say GOAWAY and finish what is open."""
-        self.grpc.end_watches()
         self._core.drain()
         self._mark()
 

@@ -62,6 +62,7 @@ class LimitsConfig(BaseModel):
     pending_bytes_max: int = Field(256 << 20, ge=1 << 20, description="bytes of requests and answers a gateway holds")
     connections_max: int = Field(10_000, ge=1, description="open client connections of one node")
     concurrent_streams_max: int = Field(10_000, ge=1, description="open HTTP/2 streams of one connection")
+    open_streams_max: int = Field(100_000, ge=1, description="open streaming calls of one node, such as watch streams")
 
 
 class StorageConfig(BaseModel):

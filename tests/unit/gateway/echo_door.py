@@ -18,13 +18,15 @@ from actors.metrics import ActorMetrics
 from gateway.asgi_bridge import AsgiApp
 from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
+from gateway.health import HealthService
 from gateway.http1_door import HttpStack
 from gateway.http2_limits import Http2Limits
 from gateway.loop import GatewayLoop
-from gateway.methods import METHODS, Method
+from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS, Method
 from gateway.metrics_page import MetricsPage
 from gateway.node_view import NodeView, door_samples
 from gateway.sniff import ClientDoor
+from gateway.streams import StreamTable
 from protocol.config import LimitsConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
@@ -53,6 +55,8 @@ class EchoCore:
         self.answer_after_ms = 0
         """How long every answer takes."""
         self._later: list[tuple[Millis, tuple[int, int, bytes]]] = []
+        self.streams = StreamTable(streams_max=100, election_timeout_ms=1000)
+        self.streams.lead(self.leader, Millis(0))
 
     @property
     def deadline(self) -> Millis | None:
@@ -117,9 +121,11 @@ class EchoDoor:
     def __init__(self, limits: LimitsConfig | None = None, http2_limits: Http2Limits | None = None) -> None:
         self.asyncio_loop = uvloop.new_event_loop()
         self.core = EchoCore()
+        self.health = HealthService()
+        self.core.streams.serve(HEALTH_WATCH, self.health.open_watch)
         self.loop = GatewayLoop(self.core, self.asyncio_loop)
         self.limits = limits or LimitsConfig()
-        self.shared = GrpcShared(self.loop, all_methods(METHODS), self.limits)
+        self.shared = GrpcShared(self.loop, all_methods(METHODS, STREAM_METHODS), self.limits, self.health)
         self.page = MetricsPage(self.core.metrics, lambda: [*self.view.samples(), *door_samples(self.shared)])
         self.view = NodeView(self.loop, self.core, IDENTITY, self.page, ("3.7.1", "3.7.0"))
         stack = HttpStack(self.asyncio_loop, self._make_app)
