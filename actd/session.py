@@ -321,7 +321,7 @@ class Session:
         del self._waiting[:taken]
         self._sent_bytes += size
         if calls:
-            self._frame(CallBatch.model_construct(calls=tuple(calls)))
+            self._frame(CallBatch.make(calls=tuple(calls)))
         for open_call in too_large:
             # The door would say the same, if the frame got through at all.
             code = ErrorCode.REQUEST_TOO_LARGE

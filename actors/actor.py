@@ -45,6 +45,10 @@ class Actor(Protocol):
         """Called once after all messages of a shell turn: what should be batched per turn is done here."""
         ...
 
+    def measure(self) -> None:
+        """Bring the gauges up to date; called before `metrics` is read."""
+        ...
+
     def check_invariants(self) -> None:
         """Raise `InvariantViolation` unless the state makes sense; run after every turn in tests and simulation."""
         ...

@@ -51,7 +51,7 @@ PROGRESS_INTERVAL_MS: Final = 1000
 """How often the gateway hears of progress at most while nobody waits for an answer."""
 REPORT_ENTRIES: Final = 64
 REPORT_BYTES: Final = 4 * 1024 * 1024
-REPORT_DELAY_MS: Final = 10
+REPORT_DELAY_MS: Final = 100
 """raft is told of so many applied entries or bytes at once, or so long after it was told last: it needs them only for
 its bounds, and a turn of its process for every entry would be the dearest part of a lone put."""
 
@@ -72,7 +72,6 @@ class ApplierActor:
         self, identity: NodeIdentity, disk: Disk, open_engine: Callable[[str], Engine], config: ClusterConfig
     ) -> None:
         self.name = "applier"
-        self.deadline: Millis | None = None
         self.metrics = ActorMetrics()
         self.store: MvccStore | None = None
         self._identity = identity
@@ -107,6 +106,20 @@ class ApplierActor:
 
     # --- the actor's door ------------------------------------------------------------------------
 
+    @property
+    def deadline(self) -> Millis | None:
+        """When `wake` or `end_turn` has something to do."""
+        store = self.store
+        if store is None or self._stopped:
+            return None
+        if self._jobs or (store.compacting and self._may_compact(store)):
+            return self._now
+        applied = store.applied
+        due = Millis(self._progress[1] + PROGRESS_INTERVAL_MS) if applied != self._progress[0] else None
+        if applied != self._reported and (due is None or self._report_from < due):
+            return self._report_from
+        return due
+
     def start(self, now: Millis) -> list[Effect]:
         """Nothing to do before the store may be opened."""
         self._now = now
@@ -129,7 +142,6 @@ class ApplierActor:
             effects = handler(message)
         except (Corruption, DiskFailed, InvariantViolation) as error:
             return self._halt(error)
-        self._set_deadline(now)
         return effects
 
     def wake(self, now: Millis) -> list[Effect]:
@@ -144,7 +156,6 @@ class ApplierActor:
                 self._advance_compaction(self.store, effects)
         except (Corruption, DiskFailed, InvariantViolation) as error:
             return [*effects, *self._halt(error)]
-        self._set_deadline(now)
         return effects
 
     def end_turn(self, now: Millis) -> list[Effect]:
@@ -158,11 +169,9 @@ class ApplierActor:
             self._reported = store.applied
             self._report_from = Millis(now + REPORT_DELAY_MS)
             self._unreported_bytes = 0
-            effects.append(Send("raft", EntriesApplied(applied=store.applied)))
-            self._set_gauges(store)
+            effects.append(Send("raft", EntriesApplied.make(applied=store.applied)))
         if store.applied != self._progress[0] and now - self._progress[1] >= PROGRESS_INTERVAL_MS:
             effects.append(self._report_progress(store))
-        self._set_deadline(now)
         return effects
 
     def _report_is_due(self, store: MvccStore, now: Millis) -> bool:
@@ -231,7 +240,6 @@ class ApplierActor:
         )
         self.store = store
         self._reported = store.applied
-        self._set_gauges(store)
         return store
 
     def _on_install_snapshot(self, message: InstallSnapshot) -> list[Effect]:
@@ -271,7 +279,7 @@ class ApplierActor:
             effects.append(
                 Send(
                     "gateway",
-                    CommandsApplied.model_construct(
+                    CommandsApplied.make(
                         incarnation=origin.incarnation,
                         sequence=origin.sequence,
                         results=applied.results,
@@ -307,7 +315,7 @@ class ApplierActor:
         store = self.store
         return Send(
             "gateway",
-            ReadsServed.model_construct(
+            ReadsServed.make(
                 incarnation=incarnation,
                 sequence=sequence,
                 results=tuple(results),
@@ -419,7 +427,6 @@ class ApplierActor:
             self.store.engine.close()
             self.store = None
         self._stopped = True
-        self.deadline = None
         return [*effects, Halt("stopped")]
 
     def _opened(self) -> MvccStore:
@@ -437,20 +444,11 @@ class ApplierActor:
         )
         return Send("gateway", progressed)
 
-    def _set_deadline(self, now: Millis) -> None:
+    def measure(self) -> None:
+        """Refresh the gauges, and the counters that the store keeps."""
         store = self.store
         if store is None:
-            self.deadline = None
-        elif self._jobs or self._may_compact(store):
-            self.deadline = now
-        elif store.applied != self._progress[0]:
-            self.deadline = Millis(self._progress[1] + PROGRESS_INTERVAL_MS)
-        else:
-            self.deadline = None
-        if store is not None and store.applied != self._reported:
-            self.deadline = self._report_from if self.deadline is None else min(self.deadline, self._report_from)
-
-    def _set_gauges(self, store: MvccStore) -> None:
+            return
         counters, gauges = self.metrics.counters, self.metrics.gauges
         for name in ("put", "delete", "txn"):
             counters[f"etcd_mvcc_{name}_total"] = store.counters[name]
@@ -463,6 +461,5 @@ class ApplierActor:
 
     def _halt(self, error: Exception) -> list[Effect]:
         self._stopped = True
-        self.deadline = None
         reason = f"{type(error).__name__}: {error}"
         return [Log("critical", "store_unusable", {"reason": reason}), Halt(reason, failed=True, fatal=True)]

@@ -1,23 +1,27 @@
 """ZeroMQ between actors: lossless links inside a node, lossy ones between nodes.
 
-Owns sockets, sequence numbers and frame heads. Knows no message kind.
-Invariants: inside a node multiparts of one sender arrive without a gap, or `LinkBroken` is raised and the
-incarnation ends; between nodes what cannot be sent at once is dropped and counted.
+Owns sockets, sequence numbers and the form of packets. Knows no message kind.
+A packet is one ZeroMQ frame: a head, then the bodies of one turn, each behind its length (four bytes, big-endian).
+One frame, and not a part for each body, because the calls around a part cost more than a body of usual size.
+Invariants: inside a node packets of one sender arrive without a gap, or `LinkBroken` is raised and the incarnation
+ends; between nodes what cannot be sent at once is dropped and counted. An inbox's descriptor is edge-triggered: it is
+read until it is empty, or says that it is `pending`.
 """
 
 import random
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 import zmq
+from zmq.backend import Socket as BackendSocket
 
 from actors.metrics import ActorMetrics
 from protocol.codec import MESSAGE_BYTES_MAX
 from protocol.errors import InvariantViolation, PeerFault, StartRefused
 from protocol.identity import NodeIdentity
-from protocol.peer import PEER_WIRE_VERSION, PeerHeader
+from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader
 from protocol.types import Incarnation, MemberId
 
 RUN_DIR: Final = "run"
@@ -27,13 +31,54 @@ PEER_SILENCE_MS_MAX: Final = 5000
 """A connection on which nothing is acknowledged for so long is opened anew, instead of after TCP's own many minutes."""
 LINGER_ON_STOP_MS: Final = 500
 RECEIVES_PER_TURN_MAX: Final = 256
-"""Multiparts taken in one turn, so that a flood cannot keep an actor from its timers."""
+"""Packets taken in one turn, so that a flood cannot keep an actor from its timers."""
+HEADERS_REMEMBERED_MAX: Final = 1000
 
 _HEAD: Final = struct.Struct(">QQ24s")
+_SIZE: Final = struct.Struct(">I")
+_EVENTS: Final = int(zmq.EVENTS)
+_POLLIN: Final = int(zmq.POLLIN)
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+# The bare call: the method of pyzmq's `Socket` looks for options that nobody here gives, on every send.
+_send: Final = BackendSocket.send
 
 
 class LinkBroken(InvariantViolation):
     """A local link lost something: the group must start anew under another incarnation."""
+
+
+def pack_packet(head: bytes, bodies: Sequence[bytes | memoryview]) -> bytes:
+    """Return the frame that carries `bodies` behind `head`."""
+    parts: list[bytes | memoryview] = [head]
+    for body in bodies:
+        parts.append(_SIZE.pack(len(body)))
+        parts.append(body)
+    return b"".join(parts)
+
+
+def bodies_of(packet: bytes, at: int) -> list[memoryview]:
+    """Return the bodies that stand in `packet` from offset `at` on.
+
+    Raises:
+        ValueError: it does not end where a body ends.
+    """
+    bodies: list[memoryview] = []
+    view = memoryview(packet)
+    end = len(packet)
+    while at < end:
+        begin = at + 4
+        at = begin + int.from_bytes(view[at:begin], "big")
+        if at > end:
+            raise ValueError("a packet ends within a body")
+        bodies.append(view[begin:at])
+    return bodies
+
+
+def _events(socket: zmq.Socket[bytes]) -> int:
+    """Return what `socket` is ready for; what has come for it meanwhile is taken in."""
+    ready = socket.get(_EVENTS)
+    assert type(ready) is int, "events are bits"
+    return ready
 
 
 def local_address(actor: str, incarnation: Incarnation) -> str:
@@ -51,10 +96,13 @@ class LocalLinks:
         self.inbox = context.socket(zmq.PULL)
         self.inbox.set_hwm(0)
         self.inbox.bind(local_address(actor, incarnation))
+        self.pending = True
+        """Whether more may be there than `receive` has returned; the descriptor will not say so."""
         self._outboxes: dict[str, zmq.Socket[bytes]] = {}
         self._sent: dict[str, int] = {}
-        self._staged: dict[str, list[bytes]] = {}
-        self._received: dict[str, tuple[int, int]] = {}
+        self._staged: dict[str, list[bytes | memoryview]] = {}
+        self._received: dict[bytes, tuple[int, int]] = {}
+        self._names: dict[bytes, str] = {}
 
     def connect(self, actor: str, incarnation: Incarnation) -> None:
         """Talk to this incarnation of `actor` from now on; what waits for an older one is dropped."""
@@ -74,7 +122,11 @@ class LocalLinks:
             old.close(linger=0)
         self._staged.pop(actor, None)
 
-    def stage(self, to: str, body: bytes) -> None:
+    def fileno(self) -> int:
+        """The descriptor that becomes readable when something arrives at an inbox that was empty."""
+        return int(self.inbox.getsockopt(zmq.FD))
+
+    def stage(self, to: str, body: bytes | memoryview) -> None:
         """Queue `body` for the end of the turn; nothing is sent to an actor that was never connected."""
         staged = self._staged.get(to)
         if staged is None:
@@ -83,7 +135,7 @@ class LocalLinks:
             staged.append(body)
 
     def flush(self) -> None:
-        """Send one multipart to each actor that has something staged."""
+        """Send one packet to each actor that has something staged."""
         if not self._staged:
             return
         staged, self._staged = self._staged, {}
@@ -92,38 +144,44 @@ class LocalLinks:
             if socket is None:
                 continue
             sequence = self._sent[actor] = self._sent[actor] + 1
-            socket.send_multipart([_HEAD.pack(sequence, self.incarnation, self._actor), *bodies], copy=True)
+            _send(socket, pack_packet(_HEAD.pack(sequence, self.incarnation, self._actor), bodies))
 
-    def relay(self, to: str, bodies: Iterable[bytes]) -> None:
-        """Pass on frames that were never decoded."""
+    def relay(self, to: str, bodies: Iterable[memoryview]) -> None:
+        """Pass on bodies that were never decoded."""
         for body in bodies:
             self.stage(to, body)
 
-    def receive(self) -> list[tuple[str, list[bytes]]]:
-        """Return what has arrived, per multipart: the sending actor and the bodies.
+    def receive(self) -> list[tuple[str, list[memoryview]]]:
+        """Return what has arrived, per packet: the sending actor and the bodies.
 
         Raises:
             LinkBroken: a sequence number is missing.
         """
-        arrived: list[tuple[str, list[bytes]]] = []
+        arrived: list[tuple[str, list[memoryview]]] = []
         inbox = self.inbox
-        try:
-            for _ in range(RECEIVES_PER_TURN_MAX):
-                head, *bodies = inbox.recv_multipart(zmq.NOBLOCK)
-                sequence, incarnation, name = _HEAD.unpack(head)
-                actor = name.rstrip(b"\0").decode()
-                known, last = self._received.get(actor, (0, 0))
-                if incarnation < known:
-                    continue
-                if incarnation > known:
-                    last = 0
-                if sequence != last + 1:
-                    raise LinkBroken(f"from {actor}: multipart {sequence} after {last}")
-                self._received[actor] = (incarnation, sequence)
-                arrived.append((actor, bodies))
-        except zmq.Again:
-            pass
+        self.pending = False
+        while _events(inbox) & _POLLIN:
+            if len(arrived) >= RECEIVES_PER_TURN_MAX:
+                self.pending = True
+                break
+            packet = inbox.recv(_NOBLOCK)
+            sequence, incarnation, name = _HEAD.unpack_from(packet)
+            known, last = self._received.get(name, (0, 0))
+            if incarnation < known:
+                continue
+            if incarnation > known:
+                last = 0
+            if sequence != last + 1:
+                raise LinkBroken(f"from {self._name(name)}: packet {sequence} after {last}")
+            self._received[name] = (incarnation, sequence)
+            arrived.append((self._name(name), bodies_of(packet, _HEAD.size)))
         return arrived
+
+    def _name(self, padded: bytes) -> str:
+        name = self._names.get(padded)
+        if name is None:
+            name = self._names[padded] = padded.rstrip(b"\0").decode()
+        return name
 
     def close(self, *, drain: bool) -> None:
         """Close all sockets; with `drain` give what was sent a moment to arrive."""
@@ -150,6 +208,8 @@ class PeerLinks:
         self._metrics = metrics
         self._sockets: dict[tuple[MemberId, bool], zmq.Socket[bytes]] = {}
         self._staged: dict[tuple[MemberId, bool, str], list[bytes]] = {}
+        self._heads: dict[tuple[MemberId, str], tuple[bytes, str, str]] = {}
+        """For each addressee the head of its packets, and the counters of what was sent to it and what was not."""
 
     def stage(self, to: MemberId, body: bytes, *, bulk: bool, actor: str) -> None:
         """Queue `body` for `actor` of member `to` until the end of the turn."""
@@ -169,19 +229,26 @@ class PeerLinks:
             socket = self._socket(to, bulk=bulk)
             if socket is None:
                 continue
-            label = f'{{To="{to:x}"}}'
+            head, sent_key, failed_key = self._heads.get((to, actor)) or self._head(to, actor)
+            packet = pack_packet(head, bodies)
             try:
-                socket.send_multipart([self._header(to, actor), *bodies], zmq.NOBLOCK, copy=True)
-                size = sum(len(body) for body in bodies)
-                self._metrics.count(f"etcd_network_peer_sent_bytes_total{label}", size)
+                _send(socket, packet, _NOBLOCK)
             except zmq.Again:
-                self._metrics.count(f"etcd_network_peer_sent_failures_total{label}")
+                self._metrics.count(failed_key)
+            else:
+                self._metrics.count(sent_key, len(packet))
 
-    def _header(self, to: MemberId, actor: str) -> bytes:
+    def _head(self, to: MemberId, actor: str) -> tuple[bytes, str, str]:
         identity = self._identity
-        return PeerHeader(
+        header = PeerHeader(
             PEER_WIRE_VERSION, identity.cluster, identity.member, to, identity.store, identity.incarnation, actor
-        ).pack()
+        )
+        made = self._heads[to, actor] = (
+            header.pack(),
+            f'etcd_network_peer_sent_bytes_total{{To="{to:x}"}}',
+            f'etcd_network_peer_sent_failures_total{{To="{to:x}"}}',
+        )
+        return made
 
     def _socket(self, to: MemberId, *, bulk: bool) -> zmq.Socket[bytes] | None:
         socket = self._sockets.get((to, bulk))
@@ -234,32 +301,54 @@ class PeerDoor:
             self.inbox.bind(address)
         except zmq.ZMQError as error:
             raise StartRefused(f"peer address {address}: {error.strerror}") from error
+        self.pending = True
+        """As `LocalLinks.pending`."""
         self.refused: list[tuple[MemberId, str]] = []
-        """Members whose frames were refused since the last turn, and why."""
+        """Members whose packets were refused since the last turn, and why."""
+        self._welcome: dict[bytes, tuple[PeerHeader, str]] = {}
+        """Heads that were found good, with the counter of what came under them: members repeat theirs."""
 
-    def receive(self) -> list[tuple[PeerHeader, list[bytes]]]:
-        """Return frames that are meant for this member of this cluster; others are dropped and counted."""
-        arrived: list[tuple[PeerHeader, list[bytes]]] = []
-        try:
-            for _ in range(RECEIVES_PER_TURN_MAX):
-                head, *bodies = self.inbox.recv_multipart(zmq.NOBLOCK)
-                try:
-                    header = PeerHeader.unpack(head)
-                except PeerFault:
-                    self._metrics.count("actd_peer_faults_total")
+    def fileno(self) -> int:
+        """As `LocalLinks.fileno`."""
+        return int(self.inbox.getsockopt(zmq.FD))
+
+    def receive(self) -> list[tuple[PeerHeader, list[memoryview]]]:
+        """Return packets that are meant for this member of this cluster; others are dropped and counted."""
+        arrived: list[tuple[PeerHeader, list[memoryview]]] = []
+        inbox = self.inbox
+        self.pending = False
+        received = 0
+        while _events(inbox) & _POLLIN:
+            if received >= RECEIVES_PER_TURN_MAX:
+                self.pending = True
+                break
+            packet = inbox.recv(_NOBLOCK)
+            received += 1
+            head = packet[:PEER_HEADER_BYTES]
+            try:
+                known = self._welcome.get(head) or self._examine(head)
+                if known is None:
                     continue
-                problem = self._problem(header)
-                if problem:
-                    self._metrics.count("actd_peer_refused_total")
-                    self.refused.append((header.sender, problem))
-                    continue
-                label = f'{{From="{header.sender:x}"}}'
-                size = sum(len(body) for body in bodies)
-                self._metrics.count(f"etcd_network_peer_received_bytes_total{label}", size)
-                arrived.append((header, bodies))
-        except zmq.Again:
-            pass
+                header, key = known
+                arrived.append((header, bodies_of(packet, PEER_HEADER_BYTES)))
+            except (PeerFault, ValueError):
+                self._metrics.count("actd_peer_faults_total")
+                continue
+            self._metrics.count(key, len(packet))
         return arrived
+
+    def _examine(self, head: bytes) -> tuple[PeerHeader, str] | None:
+        """Return what a head says; None if whoever sent it is refused."""
+        header = PeerHeader.unpack(head)
+        problem = self._problem(header)
+        if problem:
+            self._metrics.count("actd_peer_refused_total")
+            self.refused.append((header.sender, problem))
+            return None
+        if len(self._welcome) >= HEADERS_REMEMBERED_MAX:
+            self._welcome.clear()
+        known = self._welcome[head] = (header, f'etcd_network_peer_received_bytes_total{{From="{header.sender:x}"}}')
+        return known
 
     def _problem(self, header: PeerHeader) -> str:
         identity = self._identity

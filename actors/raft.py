@@ -26,7 +26,7 @@ from protocol.types import NO_STORE, NOBODY, Entry, MemberId, Millis
 from raft import invariants, membership, read_index, transfer
 from raft.configuration import Configuration, founding_configuration
 from raft.core import Raft, Recovered
-from raft.durability import Drained
+from raft.durability import NOTHING_DRAINED, Drained
 
 REFUSAL_INTERVAL_MS: Final = 5000
 """A member with the wrong data directory is told so this often at most."""
@@ -72,10 +72,12 @@ class RaftActor:
         core = self.core
         if core is None or self._halted:
             return None
-        due = core.now if core.may_hand_over() and not self.snapshots.installing else core.deadline
-        for other in (self.snapshots.deadline, self._stopping_until):
-            if other is not None and other < due:
-                due = other
+        snapshots = self.snapshots
+        due = core.now if core.may_hand_over() and not snapshots.installing else core.deadline
+        if snapshots.waiting:
+            due = min(due, snapshots.deadline)
+        if self._stopping_until is not None:
+            due = min(due, self._stopping_until)
         return due
 
     def start(self, now: Millis) -> list[Effect]:
@@ -114,18 +116,32 @@ class RaftActor:
         core = self.core
         if core is None or self._halted:
             return self._take_effects()
-        if self.identity.store != NO_STORE and membership.store_wanted(core, core.member):
+        bindable = core.leading is not None and self.identity.store != NO_STORE
+        if bindable and membership.store_wanted(core, core.member):
             membership.bind_store(core, core.member, self.identity.store)
         drained = core.end_turn(now)
         self._tell_gateway(core)
-        self._emit_drained(drained)
+        if drained is not NOTHING_DRAINED:
+            self._emit_drained(drained)
         if not self.snapshots.installing:
             self._emit_to_applier(core)
         self.snapshots.end_turn(core, now)
-        self._measure(core)
         if self._stopping_until is not None and core.leading is None:
             self._halt(Halt("stopped"))
         return self._take_effects()
+
+    def measure(self) -> None:
+        """Refresh the gauges."""
+        core = self.core
+        if core is None:
+            return
+        gauges = self.metrics.gauges
+        gauges["etcd_server_has_leader"] = 1 if core.leader != NOBODY else 0
+        gauges["etcd_server_is_leader"] = 1 if core.leading is not None else 0
+        gauges["etcd_server_is_learner"] = 0 if core.configuration.is_voter(core.member) else 1
+        gauges["etcd_server_proposals_committed_total"] = core.commit
+        gauges["etcd_server_proposals_pending"] = core.log.last.index - core.commit if core.leading is not None else 0
+        self.metrics.counters["etcd_server_heartbeat_send_failures_total"] = core.heartbeats_late
 
     def check_invariants(self) -> None:
         """Assert that the state makes sense."""
@@ -291,24 +307,17 @@ class RaftActor:
     # --- the end of a turn -------------------------------------------------------------------------
 
     def _emit_drained(self, drained: Drained) -> None:
-        encoded: dict[int, bytes] = {}
-
-        def body(message: peer.PeerMessage) -> bytes:
-            # One message to several followers is encoded once.
-            known = encoded.get(id(message))
-            if known is None:
-                known = encoded[id(message)] = codec.encode(message)
-            return known
-
+        said: peer.PeerMessage | None = None
+        body = b""
         for to, message, bulk, _ in drained.messages:
-            self._effects.append(SendPeer(to, body(message), bulk))
-        for write in drained.writes:
-            held = tuple(
-                local.PeerOutbound.model_construct(to=to, bulk=bulk, body=body(message))
-                for to, message, bulk, _ in write.held
-            )
-            persist = local.PersistEntries.model_construct(
-                ticket=write.ticket, hard_state=write.hard_state, entries=write.entries, last=write.last, outbound=held
+            # What is said to several followers in turn is encoded once.
+            if message is not said:
+                said, body = message, codec.encode(message)
+            self._effects.append(SendPeer(to, body, bulk))
+        for ticket, hard_state, entries, last, held in drained.writes:
+            outbound = tuple(local.PeerOutbound(to, bulk, codec.encode(message)) for to, message, bulk, _ in held)
+            persist = local.PersistEntries.make(
+                ticket=ticket, hard_state=hard_state, entries=entries, last=last, outbound=outbound
             )
             self._effects.append(Send("wal", persist))
 
@@ -316,10 +325,10 @@ class RaftActor:
         entries = core.take_committed()
         if entries:
             self.health.on_handed(core)
-            apply = local.ApplyEntries.model_construct(entries=entries, commit=core.commit)
+            apply = local.ApplyEntries.make(entries=entries, commit=core.commit)
             self._effects.append(Send("applier", apply))
-        for released in core.take_reads():
-            reads = local.ServeReads.model_construct(sequence=released.sequence, payload=released.payload)
+        for released in core.take_reads() if core.reads.released else ():
+            reads = local.ServeReads.make(sequence=released.sequence, payload=released.payload)
             self._effects.append(Send("applier", reads))
 
     def _tell_gateway(self, core: Raft) -> None:
@@ -331,9 +340,8 @@ class RaftActor:
             for sequence, code in core.reads.take_refused():
                 self.metrics.count("etcd_server_read_indexes_failed_total")
                 self.emit(Send("gateway", local.ReadsRefused(sequence=sequence, code=code)))
-        ended = core.transfer.take_ended()
-        if ended is not None:
-            self._end_transfer(ErrorCode.OK if ended else ErrorCode.TIMEOUT)
+        if core.transfer.ended is not None:
+            self._end_transfer(ErrorCode.OK if core.transfer.take_ended() else ErrorCode.TIMEOUT)
         told = self._told
         if told is None or told[0] != core.term or told[1] != core.leader or told[2] is not core.configuration:
             self._tell_leadership(core)
@@ -361,12 +369,3 @@ class RaftActor:
             ended = local.LeadershipTransferEnded(sequence=self._transfer_sequence, code=code)
             self.emit(Send("gateway", ended))
             self._transfer_sequence = None
-
-    def _measure(self, core: Raft) -> None:
-        gauges = self.metrics.gauges
-        gauges["etcd_server_has_leader"] = 1 if core.leader != NOBODY else 0
-        gauges["etcd_server_is_leader"] = 1 if core.leading is not None else 0
-        gauges["etcd_server_is_learner"] = 0 if core.configuration.is_voter(core.member) else 1
-        gauges["etcd_server_proposals_committed_total"] = core.commit
-        gauges["etcd_server_proposals_pending"] = core.log.last.index - core.commit if core.leading is not None else 0
-        self.metrics.counters["etcd_server_heartbeat_send_failures_total"] = core.heartbeats_late

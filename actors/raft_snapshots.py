@@ -54,9 +54,14 @@ class SnapshotDesk:
         self._names = 0
 
     @property
-    def deadline(self) -> Millis | None:
+    def waiting(self) -> bool:
+        """Whether a follower is to be offered a snapshot again later: then there is a `deadline`."""
+        return bool(self._retry_at)
+
+    @property
+    def deadline(self) -> Millis:
         """When a follower may be offered a snapshot again."""
-        return min(self._retry_at.values(), default=None)
+        return min(self._retry_at.values())
 
     def wake(self, now: Millis) -> None:
         """Forget waits that are over."""
@@ -81,6 +86,8 @@ class SnapshotDesk:
         """Whether a follower on its way through a snapshot will need what follows it."""
         if self._sending is not None:
             return True
+        if not self._delivered:
+            return False
         return any(snapshots.awaits_snapshot(core, member) for member in self._delivered if member in self._retry_at)
 
     def check(self) -> None:

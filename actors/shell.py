@@ -1,25 +1,25 @@
 """The process around an actor: poll, drain, handle, end the turn, send. The only clock an actor ever sees.
 
 Owns the loop, the sockets, background threads, beats, metrics and the story. Knows nothing of what is said.
-Invariants: an actor is handed messages of one link in order; one multipart per destination and turn; a failed
-actor says nothing more.
+Invariants: an actor is handed messages of one link in order; one packet per destination and turn; a failed actor says
+nothing more.
 """
 
 import gc
 import os
 import queue
+import select
 import threading
 import time
 from collections import deque
 from typing import Final
 
 import structlog
-import zmq
 
 from actors.actor import Actor, Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
 from actors.lifeline import Lifeline, LifelineCut
-from actors.links import LocalLinks, PeerDoor, PeerLinks
+from actors.links import HEADERS_REMEMBERED_MAX, LocalLinks, PeerDoor, PeerLinks
 from protocol import codec, local, peer
 from protocol.errors import PeerFault
 from protocol.message import Message
@@ -78,12 +78,17 @@ class Shell:
         self._beat_due = now_ms()
         self._reported: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._spoken_at: dict[tuple[str, MemberId], Millis] = {}
-        self._poller = zmq.Poller()
-        self._poller.register(links.inbox, zmq.POLLIN)
-        self._poller.register(lifeline.fileno(), zmq.POLLIN)
-        self._poller.register(self._wake_read, zmq.POLLIN)
+        self._sources: dict[str, Source] = {}
+        self._peer_sources: dict[peer.PeerHeader, Source] = {}
+        # Plain poll on the descriptors of the sockets: ZeroMQ's own poll asks every socket twice around each wait.
+        self._links_fileno = links.fileno()
+        self._door_fileno = -1 if door is None else door.fileno()
+        self._lifeline_fileno = lifeline.fileno()
+        self._poller = select.poll()
+        for descriptor in (self._links_fileno, self._lifeline_fileno, self._wake_read):
+            self._poller.register(descriptor, select.POLLIN)
         if door is not None:
-            self._poller.register(door.inbox, zmq.POLLIN)
+            self._poller.register(self._door_fileno, select.POLLIN)
 
     def run(self) -> Halt:
         """Turn until the actor halts or the supervisor is gone; return why."""
@@ -106,39 +111,35 @@ class Shell:
     # --- one turn ----------------------------------------------------------------------------------
 
     def _turn(self) -> None:
-        # Level-triggered, and asked once a turn: what is not ready costs nothing.
-        ready = {item for item, _ in self._poller.poll(self._timeout_ms())}
+        actor, links, door = self._actor, self._links, self._door
+        deadline = actor.deadline
+        due = self._beat_due if deadline is None or deadline > self._beat_due else deadline
+        wait_ms = 0 if links.pending or (door is not None and door.pending) else max(0, due - now_ms())
+        ready = [descriptor for descriptor, _ in self._poller.poll(wait_ms)]
         now = now_ms()
-        actor = self._actor
         # The supervisor's news first: a new actor is known before its first message is handled. A wish to stop last.
-        stop = self._receive_supervisor(now) if self._lifeline.fileno() in ready else None
-        if self._links.inbox in ready:
-            for sender, bodies in self._links.receive():
-                source = Source(sender)
+        stop = self._receive_supervisor(now) if self._lifeline_fileno in ready else None
+        if self._links_fileno in ready or links.pending:
+            for sender, bodies in links.receive():
+                source = self._sources.get(sender) or self._sources.setdefault(sender, Source(sender))
                 for body in bodies:
                     self._hand(codec.decode(body), source, now)
-        if self._door is not None and self._door.inbox in ready:
-            self._receive_peers(self._door, now)
+        if door is not None and (self._door_fileno in ready or door.pending):
+            self._receive_peers(door, now)
         if self._wake_read in ready:
             self._receive_background(now)
         if now >= self._beat_due:
             self._beat(now)
         if stop is not None:
             self._hand(stop, Source("supervisor"), now)
-        if actor.deadline is not None and now >= actor.deadline:
+        if deadline is not None and now >= deadline:
+            # What has become due in this turn only is seen to in the next, which then does not wait.
             self._perform(actor.wake(now))
         if self._halt is None:
             self._perform(actor.end_turn(now))
         if self._halt is None or not self._halt.failed:
             # An actor that ends well has its last words delivered; a failed one says nothing more.
             self._flush()
-
-    def _timeout_ms(self) -> int:
-        now = now_ms()
-        due = self._beat_due
-        if self._actor.deadline is not None:
-            due = min(due, self._actor.deadline)
-        return max(0, due - now)
 
     def _hand(self, message: Message, source: Source, now: Millis) -> None:
         if self._halt is None:
@@ -150,7 +151,7 @@ class Shell:
             if header.actor != self._actor.name:
                 self._relay(header, bodies, now)
                 continue
-            source = Source(header.actor, header.sender, header.store)
+            source = self._peer_sources.get(header) or self._meet(header)
             for body in bodies:
                 try:
                     message = codec.decode(body, PEER_KINDS)
@@ -163,10 +164,16 @@ class Shell:
             if self._may_speak("refused", member, now):
                 self._log.warning("peer_refused", peer=f"{member:x}", reason=reason)
                 if self._peers is not None:
-                    body = codec.encode(peer.PeerRefused(reason=reason))
-                    self._peers.stage(member, body, bulk=False, actor="raft")
+                    refusal = codec.encode(peer.PeerRefused(reason=reason))
+                    self._peers.stage(member, refusal, bulk=False, actor="raft")
 
-    def _relay(self, header: peer.PeerHeader, bodies: list[bytes], now: Millis) -> None:
+    def _meet(self, header: peer.PeerHeader) -> Source:
+        if len(self._peer_sources) >= HEADERS_REMEMBERED_MAX:
+            self._peer_sources.clear()
+        source = self._peer_sources[header] = Source(header.actor, header.sender, header.store)
+        return source
+
+    def _relay(self, header: peer.PeerHeader, bodies: list[memoryview], now: Millis) -> None:
         if header.actor in HELPERS:
             self._links.relay(header.actor, bodies)
         else:
@@ -254,6 +261,7 @@ class Shell:
     def _beat(self, now: Millis) -> None:
         self._beat_due = Millis(now + BEAT_INTERVAL_MS)
         self._lifeline.send(local.Beat())
+        self._actor.measure()
         metrics = self._actor.metrics
         state = (dict(metrics.counters), dict(metrics.gauges))
         if state == self._reported:

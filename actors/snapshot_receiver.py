@@ -97,6 +97,9 @@ class SnapshotReceiver:
         """Nothing is batched here."""
         return []
 
+    def measure(self) -> None:
+        """Nothing here is a gauge."""
+
     def check_invariants(self) -> None:
         """What is held lies ahead."""
         assert all(sequence >= self._next for sequence in self._held), "a chunk of the past is held"

@@ -70,6 +70,9 @@ class WalActor:
         """Write the turn's requests as one frame, sync once, then let go of what waited for it."""
         return self._guarded(self._write_pending) if self._pending else []
 
+    def measure(self) -> None:
+        """Nothing here is a gauge."""
+
     def check_invariants(self) -> None:
         """Tickets ask to be answered in order."""
         tickets = [message.ticket for message in self._pending]
@@ -102,7 +105,7 @@ class WalActor:
             SendPeer(held.to, held.body, held.bulk) for message in pending for held in message.outbound
         ]
         newest = pending[-1]
-        effects.append(Send("raft", local.EntriesPersisted(ticket=newest.ticket, last=newest.last)))
+        effects.append(Send("raft", local.EntriesPersisted.make(ticket=newest.ticket, last=newest.last)))
         return effects
 
     def _cut(self, message: local.CutLog) -> list[Effect]:

@@ -253,7 +253,7 @@ class GatewayCore:
             lane.sent(sequence, Batch(ids, flat, self.term, self.leader, now))
             if lane is self._commands:
                 self._proposed_bytes += size + len(ids) * PUT_OVERHEAD_BYTES
-            effects.append(Send(to, form.model_construct(sequence=sequence, payload=encode_batch(origin, flat))))
+            effects.append(Send(to, form.make(sequence=sequence, payload=encode_batch(origin, flat))))
         if lane.queue:
             lane.due = lane.patience_ends(now)
 
@@ -269,7 +269,7 @@ class GatewayCore:
                 continue
             origin = Origin(self.identity.member, self.identity.incarnation, sequence)
             payload = encode_batch(origin, batch.flat)
-            effects.append(Send("raft", local.ProposeBatch.model_construct(sequence=sequence, payload=payload)))
+            effects.append(Send("raft", local.ProposeBatch.make(sequence=sequence, payload=payload)))
 
     def _drop_dead_proposals(self) -> None:
         """Forget proposals nobody waits for: on the way to another leader they may have been lost.

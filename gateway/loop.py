@@ -8,7 +8,7 @@ answers go to the callbacks of their calls, links are flushed, and every connect
 
 Invariants:
 * a call's callback runs exactly once, unless the call is cancelled first; never from within `submit`;
-* the ZeroMQ descriptor is edge-triggered: it is read until empty, and looked at again after every send;
+* the ZeroMQ descriptor is edge-triggered: the inbox is read until it is empty, or again in the next iteration;
 * no step takes long: what is left after a slice of work is done in the next iteration, behind other sockets.
 """
 
@@ -21,7 +21,6 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 import structlog
-import zmq
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
@@ -44,6 +43,7 @@ SLICE_MS_MAX: Final = 10
 ANSWERS_PER_SLICE: Final = 256
 """Answers handed out between two looks at the clock."""
 STORY_EVENTS_MAX: Final = 50
+STORY_LINE_CHARS_MAX: Final = 300
 
 OnAnswer = Callable[[int, bytes], None]
 """Told the `ErrorCode` and, where that is OK, the whole response."""
@@ -137,7 +137,8 @@ class GatewayLoop:
         self._lifeline = lifeline
         self._on_metrics = on_metrics
         self._log = structlog.get_logger().bind(actor="gateway")
-        self._story: deque[str] = deque(maxlen=STORY_EVENTS_MAX)
+        self._story: deque[tuple[object, ...]] = deque(maxlen=STORY_EVENTS_MAX)
+        self._sources: dict[str, Source] = {}
         self._calls: dict[int, OnAnswer] = {}
         self._call_ids = itertools.count(1)
         self._streams: dict[int, OnStream] = {}
@@ -234,7 +235,7 @@ class GatewayLoop:
             loop.add_signal_handler(signal.SIGINT, lambda: None)
             loop.add_reader(self._lifeline.fileno(), self._on_lifeline)
         if self._links is not None:
-            loop.add_reader(self._links.inbox.getsockopt(zmq.FD), self._on_links)  # type: ignore[arg-type]
+            loop.add_reader(self._links.fileno(), self._on_links)
         try:
             self._perform(self.core.start(self.now_ms()))
             for door in self.doors:
@@ -289,7 +290,7 @@ class GatewayLoop:
     def _fail(self, error: BaseException) -> None:
         """Our own code is wrong: tell the story and end at once."""
         if self._halt is None or not self._halt.failed:
-            self._log.error("actor_failed", error=repr(error), story=list(self._story), exc_info=error)
+            self._log.error("actor_failed", error=repr(error), story=self._told_story(), exc_info=error)
             self._halt = Halt(f"{type(error).__name__}: {error}", failed=True)
         self.loop.stop()
 
@@ -301,8 +302,11 @@ class GatewayLoop:
             return
         self._fail(error)
 
+    def _told_story(self) -> list[str]:
+        return [" ".join(str(part) for part in line)[:STORY_LINE_CHARS_MAX] for line in self._story]
+
     def _say_goodbye(self, halt: Halt) -> None:
-        story = tuple(self._story) if halt.failed else ()
+        story = tuple(self._told_story()) if halt.failed else ()
         getattr(self._log, "error" if halt.failed else "info")("actor_halted", reason=halt.reason, fatal=halt.fatal)
         if self._lifeline is not None:
             self._lifeline.send(
@@ -324,7 +328,8 @@ class GatewayLoop:
         self._turn_planned = False
         core = self.core
         now = self.now_ms()
-        if core.deadline is not None and now >= core.deadline:
+        deadline = core.deadline
+        if deadline is not None and now >= deadline:
             self._perform(core.wake(now))
         effects = core.end_turn(now)
         if effects:
@@ -337,10 +342,11 @@ class GatewayLoop:
             self._links.flush()
         if self._dirty:
             self._flush_connections()
-        if self._links is not None:
-            self._recheck_links(self._links)
-        if core.deadline is not None:
-            self._arm_timer(core.deadline)
+        if self._links is not None and self._links.pending:
+            self._plan_links()
+        deadline = core.deadline
+        if deadline is not None:
+            self._arm_timer(deadline)
         if self.stopping:
             self._advance_stop(now)
 
@@ -419,11 +425,6 @@ class GatewayLoop:
             self._links_planned = True
             self.loop.call_soon(self._on_links)
 
-    def _recheck_links(self, links: LocalLinks) -> None:
-        """Look for messages whose edge a send or a full slice has swallowed."""
-        if int(links.inbox.getsockopt(zmq.EVENTS)) & zmq.POLLIN:
-            self._plan_links()
-
     def _on_links(self) -> None:
         """Take what has arrived, for one slice of time."""
         self._links_planned = False
@@ -432,16 +433,13 @@ class GatewayLoop:
         now = self.now_ms()
         until = time.monotonic() + SLICE_MS_MAX / 1000
         while True:
-            arrived = links.receive()
-            for sender, bodies in arrived:
-                source = Source(sender)
+            for sender, bodies in links.receive():
+                source = self._sources.get(sender) or self._sources.setdefault(sender, Source(sender))
                 for body in bodies:
                     self._hand(codec.decode(body), source, now)
-            if not arrived:
+            if not links.pending or time.monotonic() > until:
                 break
-            if time.monotonic() > until:
-                self._plan_links()
-                break
+        # What is left is taken by the turn, which looks at `pending` again.
         self._plan_turn()
 
     def _hand(self, message: Message, source: Source, now: Millis) -> None:
@@ -452,7 +450,7 @@ class GatewayLoop:
         if isinstance(message, local.LeadershipChanged) and self._lifeline is not None:
             # The launcher tells the people in front of it who leads.
             self._lifeline.send(message)
-        self._story.append(f"{now} {source.actor} {message.kind}")
+        self._story.append((now, source.actor, message.kind))
         self._perform(self.core.handle(message, source, now))
 
     def _on_lifeline(self) -> None:
@@ -486,7 +484,7 @@ class GatewayLoop:
                 if self._links is not None:
                     self._links.stage(effect.to, codec.encode(effect.message))
             elif isinstance(effect, Log):
-                self._story.append(f"log {effect.event} {effect.fields}")
+                self._story.append(("log", effect.event, effect.fields))
                 getattr(self._log, effect.level)(effect.event, **effect.fields)
             elif isinstance(effect, RunInBackground):
                 self._run_in_background(effect)

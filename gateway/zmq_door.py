@@ -342,7 +342,7 @@ class ZmqDoor:
         if client.unread > UNREAD_BYTES_MAX or crowded:
             self._cut_off(client.route)
             return False
-        frame = codec.encode(ReplyBatch.model_construct(replies=tuple(replies)))
+        frame = codec.encode(ReplyBatch.make(replies=tuple(replies)))
         held = client.held
         client.bytes_sent += len(frame)
         self._held += client.held - held

@@ -4,7 +4,7 @@ Links: gateway <-> raft, raft <-> wal, raft <-> applier, applier -> gateway, gat
 A payload here is opaque to everyone but the actor that applies it.
 """
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from protocol.message import Message
 from protocol.types import Entry, HardState, Incarnation, Index, LogMark, LogPosition, MemberId, Revision, Term
@@ -67,7 +67,7 @@ class LeadershipTransferEnded(LocalMessage):
     code: int
 
 
-class MemberView(Message):
+class MemberView(NamedTuple):
     """One member as `MemberList` shows it."""
 
     member: MemberId
@@ -91,7 +91,7 @@ class LeadershipChanged(LocalMessage):
 # --- raft <-> wal ----------------------------------------------------------------------------------
 
 
-class PeerOutbound(Message):
+class PeerOutbound(NamedTuple):
     """An encoded peer message that must not leave before the write it waits for is synced."""
 
     to: MemberId

@@ -1,7 +1,7 @@
 """What members say to each other: raft messages, and the frame that carries any of them between nodes.
 
 Between nodes a message may be lost, doubled, delayed and overtaken; every kind here bears all four.
-A frame on the wire is two ZeroMQ parts: `PeerHeader` (fixed struct) and the encoded message.
+A packet on the wire is one ZeroMQ frame: `PeerHeader` (fixed struct), then encoded messages, each behind its length.
 """
 
 import struct
@@ -11,15 +11,16 @@ from protocol.errors import PeerFault
 from protocol.message import Message
 from protocol.types import ClusterId, Entry, Incarnation, Index, LogPosition, MemberId, StoreId, Term
 
-PEER_WIRE_VERSION: Final = 1
+PEER_WIRE_VERSION: Final = 2
 
 ACTOR_NAME_BYTES_MAX: Final = 24
 _HEADER: Final = struct.Struct(">4sHQQQQQ24s")
 _MAGIC: Final = b"actp"
+PEER_HEADER_BYTES: Final = _HEADER.size
 
 
 class PeerHeader(NamedTuple):
-    """First part of every peer frame: who speaks, for which cluster, from which data directory, to whom."""
+    """Head of every peer packet: who speaks, for which cluster, from which data directory, to whom."""
 
     version: int
     cluster: ClusterId

@@ -34,7 +34,7 @@ from protocol.types import (
 )
 from raft import election, following, membership, proposals, read_index, replication, transfer
 from raft.configuration import Configuration
-from raft.durability import Drained, DurabilityGate, Outbound
+from raft.durability import NOTHING_DRAINED, Drained, DurabilityGate, Outbound
 from raft.leading import LeaderState
 from raft.log import Log
 from raft.transitions import Cause, Role, role_after
@@ -126,8 +126,11 @@ class Raft:
     @property
     def deadline(self) -> Millis:
         """When `tick` has something to do."""
-        own = self.election_due if self.leading is None else self.leading.due(self.now)
-        return min(own, self.reads.due, self.transfer.due)
+        leading = self.leading
+        due = self.election_due if leading is None else leading.due(self.now)
+        if self.transfer.due < due:
+            due = self.transfer.due
+        return min(due, self.reads.due) if self.reads.questions else due
 
     @property
     def disk_stuck(self) -> bool:
@@ -190,11 +193,15 @@ class Raft:
     def end_turn(self, now: Millis) -> Drained:
         """Feed the followers and return what the turn has to write and to send."""
         self._advance(now)
-        read_index.ask(self)
+        if self.reads.unasked:
+            read_index.ask(self)
         if self.leading is not None:
             replication.feed_followers(self)
+        gate, log = self.gate, self.log
+        if not self.outbox and not gate.behind(self.term, self.voted_for, log):
+            return NOTHING_DRAINED
         outbox, self.outbox = self.outbox, []
-        return self.gate.drain(HardState(self.term, self.voted_for, self.commit), self.log, outbox, now)
+        return gate.drain(HardState(self.term, self.voted_for, self.commit), log, outbox, now)
 
     def _advance(self, now: Millis) -> None:
         assert now >= self.now, f"time was handed backwards, from {self.now} to {now}"
@@ -202,19 +209,15 @@ class Raft:
 
     # --- the stream to the applier ----------------------------------------------------------------
 
-    @property
-    def unapplied_bytes(self) -> int:
-        """Bytes of entries handed over and not applied yet."""
-        return self.log.bytes_between(self.applied, self.handed)
-
     def may_hand_over(self) -> bool:
         """Whether the applier can be given another entry."""
-        if min(self.commit, self.log.durable) <= self.handed:
+        handed = self.handed
+        if self.commit <= handed or self.log.durable <= handed:
             return False
         config = self.config
         return (
-            self.handed - self.applied < config.unapplied_entries_max
-            and self.unapplied_bytes < config.unapplied_bytes_max
+            handed - self.applied < config.unapplied_entries_max
+            and self.log.bytes_between(self.applied, handed) < config.unapplied_bytes_max
         )
 
     def take_committed(self) -> tuple[Entry, ...]:
@@ -222,8 +225,9 @@ class Raft:
         if not self.may_hand_over():
             return ()
         ready = min(self.commit, self.log.durable)
-        room = min(self.config.unapplied_entries_max - (self.handed - self.applied), ready - self.handed)
-        bytes_max = min(self.config.unapplied_bytes_max - self.unapplied_bytes, APPLY_BYTES_MAX)
+        config = self.config
+        room = min(config.unapplied_entries_max - (self.handed - self.applied), ready - self.handed)
+        bytes_max = min(config.unapplied_bytes_max - self.log.bytes_between(self.applied, self.handed), APPLY_BYTES_MAX)
         entries = self.log.slice(Index(self.handed + 1), room, bytes_max)
         self.handed = entries[-1].index
         return entries

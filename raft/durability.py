@@ -10,7 +10,7 @@ from collections import deque
 from typing import Final, NamedTuple
 
 from protocol.peer import AppendEntriesReply, PeerMessage
-from protocol.types import Entry, HardState, Index, LogPosition, MemberId, Millis
+from protocol.types import Entry, HardState, Index, LogPosition, MemberId, Millis, Term
 from raft.log import Log
 
 WRITE_BYTES_MAX: Final = 16 << 20
@@ -43,6 +43,9 @@ class Drained(NamedTuple):
     messages: tuple[Outbound, ...]
 
 
+NOTHING_DRAINED: Final = Drained((), ())
+
+
 class DurabilityGate:
     """Gives out write tickets and holds messages behind them."""
 
@@ -65,6 +68,11 @@ class DurabilityGate:
     def waiting_since(self) -> Millis | None:
         """When the oldest write that is not on disk yet was handed over; None if there is none."""
         return self._given[0][1] if self._given else None
+
+    def behind(self, term: Term, voted_for: MemberId, log: Log) -> bool:
+        """Whether term, vote or log hold what was not handed to the WAL yet."""
+        saved = self.saved
+        return self.written_to < log.last.index or term != saved.term or voted_for != saved.voted_for
 
     def truncated(self, first_dropped: Index) -> None:
         """Entries from `first_dropped` on are gone: what takes their place must be written."""
@@ -99,7 +107,7 @@ class DurabilityGate:
             )
             vote_changed = False
             self.saved = state
-        held = [outbound for outbound in outbox if outbound.after_sync]
+        held = [outbound for outbound in outbox if outbound.after_sync] if outbox else outbox
         if not held:
             return Drained(tuple(writes), tuple(outbox))
         if not writes and self.idle:
@@ -120,6 +128,8 @@ class DurabilityGate:
 
 def _newest_acknowledgements(outbox: list[Outbound]) -> list[Outbound]:
     """Drop append acknowledgements that a later one of the same turn covers."""
+    if len(outbox) == 1:
+        return outbox
     newest: dict[MemberId, int] = {}
     for position, outbound in enumerate(outbox):
         if isinstance(outbound.message, AppendEntriesReply) and not outbound.message.rejected:

@@ -87,7 +87,7 @@ def _take_over(raft: "Raft", message: AppendEntries) -> None:
 
 def acknowledge(raft: "Raft", leader: MemberId, matched: Index) -> None:
     """Tell the leader that we hold everything up to `matched`, behind the fsync that makes it true."""
-    reply = AppendEntriesReply.model_construct(
+    reply = AppendEntriesReply.make(
         term=raft.term, matched=matched, rejected=False, conflict=LogPosition(raft.term, matched)
     )
     raft.send(leader, reply, after_sync=True)

@@ -37,11 +37,16 @@ class Log:
 
     def bytes_between(self, after: Index, last: Index) -> int:
         """Bytes of the entries `after < index <= last`, as far as they are still held."""
-        return max(self._end(last) - self._end(after), 0)
+        return max(self._end(last) - self._end(after), 0) if last > after else 0
 
     def _end(self, index: Index) -> int:
-        offset = min(index - self.mark.index, len(self._ends))
-        return self._ends[offset - 1] if offset > 0 else self._begin
+        offset = index - self.mark.index
+        if offset <= 0:
+            return self._begin
+        ends = self._ends
+        if offset > len(ends):
+            return ends[-1] if ends else self._begin
+        return ends[offset - 1]
 
     def term_at(self, index: Index) -> Term | None:
         """Return the term at `index`, or None where the log holds nothing (cut away, or not yet written)."""
@@ -58,8 +63,10 @@ class Log:
 
     def slice(self, first: Index, entries_max: int, bytes_max: int) -> tuple[Entry, ...]:
         """Return entries from `first` on, within both bounds, but at least one if there is one."""
-        assert first >= self.first_index, f"entry {first} was cut away at {self.mark.index}"
-        start = first - self.first_index
+        assert first > self.mark.index, f"entry {first} was cut away at {self.mark.index}"
+        start = first - self.mark.index - 1
+        if start == len(self._entries) - 1:
+            return tuple(self._entries[start:])
         begin = self._ends[start - 1] if start else self._begin
         fitting = bisect_right(self._ends, begin + bytes_max, start) - start
         return tuple(self._entries[start : start + min(max(fitting, 1), entries_max)])

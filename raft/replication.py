@@ -140,9 +140,12 @@ def feed_followers(raft: "Raft") -> None:
     built: dict[Index, AppendEntries] = {}
     quiet: dict[Index, AppendEntries] = {}
     leading.more_to_send = False
+    last, commit = raft.log.last.index, raft.commit
     for progress in leading.progress.values():
+        if progress.next_index > last and progress.commit_sent >= commit and progress.state is ProgressState.REPLICATE:
+            continue
         _feed(raft, progress, built, quiet)
-        if progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
+        if progress.next_index <= last and progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
             leading.more_to_send = True
 
 
@@ -215,9 +218,7 @@ def _append_behind(raft: "Raft", index: Index, entries_max: int, *, quiet: bool)
     wanted = entries_max and following <= raft.log.last.index
     entries = raft.log.slice(following, entries_max, raft.config.append_bytes_max) if wanted else ()
     # Built without validation: everything in it is our own, and this is the hottest message there is.
-    return AppendEntries.model_construct(
-        term=raft.term, previous=previous, entries=entries, commit=raft.commit, quiet=quiet
-    )
+    return AppendEntries.make(term=raft.term, previous=previous, entries=entries, commit=raft.commit, quiet=quiet)
 
 
 def _send_append(raft: "Raft", to: MemberId, previous: LogPosition, entries_max: int, *, quiet: bool) -> None:

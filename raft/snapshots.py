@@ -107,12 +107,9 @@ def followers_in_need(raft: "Raft") -> list[MemberId]:
     """Return the followers that wait for a snapshot and live, in a fixed order."""
     if raft.leading is None:
         return []
+    waiting = [progress for progress in raft.leading.progress.values() if progress.state is ProgressState.SNAPSHOT]
     since = Millis(raft.now - raft.config.election_timeout_ms)
-    return [
-        member
-        for member, progress in sorted(raft.leading.progress.items())
-        if progress.state is ProgressState.SNAPSHOT and progress.heard_since(since)
-    ]
+    return sorted(progress.member for progress in waiting if progress.heard_since(since))
 
 
 def awaits_snapshot(raft: "Raft", member: MemberId) -> bool:

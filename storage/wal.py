@@ -109,10 +109,13 @@ class Wal:
         if hard_state is not None:
             self.hard_state = hard_state
         if entries:
-            highest = max(entry.index for entry in entries)
+            last = entries[-1].index
             current = self._segments[-1]
-            self._segments[-1] = current._replace(last_index=Index(max(current.last_index, highest)))
-            self.last_index = entries[-1].index
+            # Indexes rise within a request but not from one to the next: a conflict goes back.
+            highest = last if len(entries) == 1 else max(entry.index for entry in entries)
+            if highest > current.last_index:
+                self._segments[-1] = current._replace(last_index=highest)
+            self.last_index = last
         return size
 
     def set_mark(self, mark: LogMark) -> int:

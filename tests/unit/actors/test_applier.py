@@ -479,6 +479,7 @@ def test_metrics_follow_the_store(node: Node) -> None:
     """Counters and gauges carry etcd's names."""
     node.apply(node.puts(b"a", b"b"))
     node.read(ReadKind.RANGE, range_of(b"a"), ReadKind.HASH_KV, HashKVRequest().SerializeToString())
+    node.actor.measure()
     counters, gauges = node.actor.metrics.counters, node.actor.metrics.gauges
     assert (counters["etcd_mvcc_put_total"], counters["etcd_mvcc_range_total"]) == (2, 2)
     assert counters["etcd_server_proposals_applied_total"] == 1

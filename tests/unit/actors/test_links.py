@@ -9,7 +9,7 @@ import zmq
 from clusters import free_ports, wait_until
 from zmq_sockets import Context
 
-from actors.links import LinkBroken, LocalLinks, PeerDoor, PeerLinks, local_address
+from actors.links import LinkBroken, LocalLinks, PeerDoor, PeerLinks, local_address, pack_packet
 from actors.metrics import ActorMetrics
 from protocol.errors import StartRefused
 from protocol.identity import NodeIdentity
@@ -39,16 +39,16 @@ def sender(context: Context, incarnation: int, actor: str = "wal") -> LocalLinks
     return links
 
 
-def receive(links: LocalLinks, count: int = 1) -> list[tuple[str, list[bytes]]]:
-    """The next `count` multiparts."""
-    arrived: list[tuple[str, list[bytes]]] = []
+def receive(links: LocalLinks, count: int = 1) -> list[tuple[str, list[memoryview]]]:
+    """The next `count` packets."""
+    arrived: list[tuple[str, list[memoryview]]] = []
     while len(arrived) < count:
         assert links.inbox.poll(WAIT_MS), f"only {arrived} arrived"
         arrived += links.receive()
     return arrived
 
 
-def test_a_turn_is_one_multipart_per_destination(context: Context, raft: LocalLinks) -> None:
+def test_a_turn_is_one_packet_per_destination(context: Context, raft: LocalLinks) -> None:
     """What is staged in one turn leaves together, in order, under the sender's name."""
     wal = sender(context, 1)
     for body in (b"a", b"b", b"c"):
@@ -87,25 +87,25 @@ def test_nothing_piles_up_for_one_who_was_never_met_or_has_ended(context: Contex
 
 
 def test_a_gap_is_noticed(context: Context, raft: LocalLinks) -> None:
-    """A missing multipart ends the link with words, and is never passed over."""
+    """A missing packet ends the link with words, and is never passed over."""
     raw = context.socket(zmq.PUSH)
     raw.connect(local_address("raft", Incarnation(1)))
     head = struct.Struct(">QQ24s")
-    raw.send_multipart([head.pack(1, 1, b"wal"), b"first"])
+    raw.send(pack_packet(head.pack(1, 1, b"wal"), [b"first"]))
     assert receive(raft) == [("wal", [b"first"])]
-    raw.send_multipart([head.pack(3, 1, b"wal"), b"third"])
+    raw.send(pack_packet(head.pack(3, 1, b"wal"), [b"third"]))
     assert raft.inbox.poll(WAIT_MS)
-    with pytest.raises(LinkBroken, match="from wal: multipart 3 after 1"):
+    with pytest.raises(LinkBroken, match="from wal: packet 3 after 1"):
         raft.receive()
 
 
-def test_a_first_multipart_that_is_not_the_first_is_a_gap(context: Context, raft: LocalLinks) -> None:
+def test_a_first_packet_that_is_not_the_first_is_a_gap(context: Context, raft: LocalLinks) -> None:
     """A reader on a dead reader's path is handed the rest with a gap: that too is noticed."""
     raw = context.socket(zmq.PUSH)
     raw.connect(local_address("raft", Incarnation(1)))
-    raw.send_multipart([struct.pack(">QQ24s", 2, 1, b"wal"), b"second"])
+    raw.send(pack_packet(struct.pack(">QQ24s", 2, 1, b"wal"), [b"second"]))
     assert raft.inbox.poll(WAIT_MS)
-    with pytest.raises(LinkBroken, match="multipart 2 after 0"):
+    with pytest.raises(LinkBroken, match="packet 2 after 0"):
         raft.receive()
 
 
@@ -165,7 +165,7 @@ class Neighbour:
 
         wait_until(left, 10, "a frame leaves")
 
-    def heard(self) -> list[tuple[PeerHeader, list[bytes]]]:
+    def heard(self) -> list[tuple[PeerHeader, list[memoryview]]]:
         """What arrives next."""
         assert self.door.inbox.poll(WAIT_MS), "nothing arrived"
         return self.door.receive()
@@ -180,7 +180,9 @@ def test_frames_say_who_speaks(context: Context) -> None:
     assert header == PeerHeader(
         PEER_WIRE_VERSION, ClusterId(5), ONE, TWO, StoreId(3), Incarnation(1), "snapshot_receiver"
     )
-    assert neighbour.door_metrics.counters[f'etcd_network_peer_received_bytes_total{{From="{ONE:x}"}}'] == 8
+    assert neighbour.door_metrics.counters[f'etcd_network_peer_received_bytes_total{{From="{ONE:x}"}}'] == len(
+        pack_packet(header.pack(), bodies)
+    )
 
 
 def test_peers_meet_over_ipv6(context: Context) -> None:
@@ -222,7 +224,7 @@ def test_strangers_are_refused_with_the_reason(context: Context, change: dict[st
     header = PeerHeader(PEER_WIRE_VERSION, ClusterId(5), ONE, TWO, StoreId(3), Incarnation(1), "raft")
     stranger = context.socket(zmq.PUSH)
     stranger.connect(neighbour.address)
-    stranger.send_multipart([header._replace(**change).pack(), b"vote"])
+    stranger.send(pack_packet(header._replace(**change).pack(), [b"vote"]))
     assert neighbour.heard() == []
     [(member, reason)] = neighbour.door.refused
     assert member == change.get("sender", ONE)
@@ -236,7 +238,7 @@ def test_noise_is_counted_and_dropped(context: Context, head: bytes) -> None:
     neighbour = Neighbour(context)
     noise = context.socket(zmq.PUSH)
     noise.connect(neighbour.address)
-    noise.send_multipart([head, b"body"])
+    noise.send(head)
     assert neighbour.heard() == []
     assert neighbour.door_metrics.counters == {"actd_peer_faults_total": 1}
     neighbour.say(b"hello", bulk=True)

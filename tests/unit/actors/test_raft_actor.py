@@ -643,10 +643,12 @@ def test_offer_with_a_senseless_configuration_is_a_fault(desk: Desk) -> None:
 def test_gauges_follow_the_state(desk: Desk) -> None:
     """The gauges say who leads and how far the commit is."""
     gauges = desk.actor.metrics.gauges
+    desk.actor.measure()
     assert (gauges["etcd_server_has_leader"], gauges["etcd_server_is_leader"]) == (0, 0)
     desk.lead()
     desk.persist()
     desk.acknowledge_all()
+    desk.actor.measure()
     assert (gauges["etcd_server_has_leader"], gauges["etcd_server_is_leader"]) == (1, 1)
     assert gauges["etcd_server_is_learner"] == 0
     assert gauges["etcd_server_proposals_committed_total"] >= 1

@@ -65,6 +65,9 @@ class Scripted:
         """Do what the test wants at the end of turns."""
         return self.at_end_of_turn()
 
+    def measure(self) -> None:
+        """It has no gauges."""
+
     def check_invariants(self) -> None:
         """It has none."""
 
@@ -88,7 +91,7 @@ class Stage:
         self.shell = Shell(actor, self._theirs, self.links, self.peers, self.door)
 
     def say(self, *messages: Message, by: LocalLinks | None = None) -> None:
-        """Send one multipart to the actor, and wait until it is there."""
+        """Send one packet to the actor, and wait until it is there."""
         links = by or self.wal
         for message in messages:
             links.stage("raft", codec.encode(message))
@@ -114,7 +117,7 @@ class Stage:
         return self.run()
 
     def heard(self, links: LocalLinks | None = None) -> list[list[Message]]:
-        """What arrived from the actor: a list per multipart."""
+        """What arrived from the actor: a list per packet."""
         links = links or self.wal
         arrived: list[list[Message]] = []
         while links.inbox.poll(WAIT_MS if not arrived else 200):
@@ -171,8 +174,8 @@ def answer(message: Message) -> list[Effect]:
     return [Send("wal", persisted(message.ticket + 1))]
 
 
-def test_a_turn_handles_all_and_answers_in_one_multipart(make_stage: MakeStage) -> None:
-    """Everything that has arrived is handled in order, then the turn ends once, then one multipart leaves."""
+def test_a_turn_handles_all_and_answers_in_one_packet(make_stage: MakeStage) -> None:
+    """Everything that has arrived is handled in order, then the turn ends once, then one packet leaves."""
     actor = Scripted(LogCut=answer)
     stage = make_stage(actor)
     actor.at_end_of_turn = lambda: [Send("wal", persisted(99)), Halt("done")] if len(actor.seen) == 3 else []

@@ -84,6 +84,9 @@ class Tiny:
         """Nothing is batched."""
         return []
 
+    def measure(self) -> None:
+        """It has no gauges."""
+
     def check_invariants(self) -> None:
         """There are none."""
 

@@ -272,12 +272,12 @@ def test_message_behind_a_send_is_noticed(context: "zmq.Context[zmq.Socket[bytes
         return [Send("raft", heard)]
 
     def play() -> None:
-        raft.inbox.setsockopt(zmq.RCVTIMEO, TIMEOUT_S * 1000)
         for number in range(rounds + 1):
             raft.stage("gateway", codec.encode(progressed(number)))
             raft.flush()
             if number < rounds:
-                _, body = raft.inbox.recv_multipart()
+                assert raft.inbox.poll(TIMEOUT_S * 1000), f"no answer to {number}"
+                [(_, [body])] = raft.receive()
                 assert codec.decode(body) == progressed(number)
 
     node.core.on_message = on_message
@@ -313,7 +313,7 @@ def test_metrics_go_to_the_page_and_not_to_the_core(context: "zmq.Context[zmq.So
 
 
 def test_gap_in_a_link_ends_the_gateway(context: "zmq.Context[zmq.Socket[bytes]]") -> None:
-    """A lost multipart means that nothing on this link can be believed: the incarnation ends."""
+    """A lost packet means that nothing on this link can be believed: the incarnation ends."""
     raft = links_of(context, "raft", 1, "gateway")
     node = Node(links_of(context, "gateway", 1, "raft"))
 
@@ -327,7 +327,7 @@ def test_gap_in_a_link_ends_the_gateway(context: "zmq.Context[zmq.Socket[bytes]]
     halt = node.run(tell)
 
     assert halt.failed
-    assert "multipart 3 after 1" in halt.reason
+    assert "packet 3 after 1" in halt.reason
     raft.close(drain=False)
 
 
@@ -379,8 +379,8 @@ def test_new_incarnation_is_connected_and_told(context: "zmq.Context[zmq.Socket[
     )
 
     def listen() -> None:
-        raft.inbox.setsockopt(zmq.RCVTIMEO, TIMEOUT_S * 1000)
-        _, body = raft.inbox.recv_multipart()
+        assert raft.inbox.poll(TIMEOUT_S * 1000), "nothing was said"
+        [(_, [body])] = raft.receive()
         assert codec.decode(body) == progressed(9)
         raft.stage("gateway", codec.encode(progressed(1)))
         raft.flush()
