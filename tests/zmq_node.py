@@ -4,6 +4,7 @@ Tests of the door talk to it with a `Peer`, which is a bare socket; tests of the
 told to hold its answers, to answer with an error, to go silent, to drain, to die, and to start again.
 """
 
+import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -227,6 +228,17 @@ class SoloNode:
         assert not self._thread.is_alive(), "the loop did not end"
         self.asyncio_loop.close()
         self._thread = None
+        # ZeroMQ closes a listening socket behind our back; the next life wants its address.
+        wait_until(self._address_is_free, TIMEOUT_S, f"{self.address} is given back")
+
+    def _address_is_free(self) -> bool:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError:
+                return False
+        return True
 
     def close(self) -> None:
         """End for good."""
