@@ -264,7 +264,10 @@ class KvModel:
             if operation.WhichOneof("request") == "request_put":
                 self._check_kept(operation.request_put)
                 self._check_lease(operation.request_put)
-            elif operation.WhichOneof("request") == "request_range":
+        for operation in path:
+            if operation.WhichOneof("request") == "request_range":
+                if operation.request_range.revision < min(self.compacted, 0):
+                    raise ClientError(ErrorCode.COMPACTED)
                 self.range(operation.request_range)
 
     def _path(self, request: TxnRequest, branches: list[bool]) -> list[RequestOp]:

@@ -62,6 +62,13 @@ def check_revision(wanted: int, current: int, compacted: int) -> None:
         raise ClientError(ErrorCode.COMPACTED)
 
 
+def check_revision_in_txn(wanted: int, current: int, compacted: int) -> None:
+    """Refuse a revision that is not there, as etcd does inside a txn: there a negative one is old, not the current."""
+    check_revision(wanted, current, compacted)
+    if wanted < min(compacted, 0):
+        raise ClientError(ErrorCode.COMPACTED)
+
+
 def range_slices(request: RangeRequest, view: View, header: bytes) -> Slices:
     """Return the serialized RangeResponse for `request`, in slices.
 

@@ -13,7 +13,7 @@ from protocol.wire.rpc_pb2 import Compare, DeleteRangeRequest, PutRequest, Range
 from storage.layout import TRAILER_BYTES, frame, key_value_bytes, kv_bounds, user_bounds
 from storage.mvcc_write import KeyWriter
 from storage.overlay import Reader
-from storage.range_read import Slices, View, check_revision, current_records, range_slices
+from storage.range_read import Slices, View, check_revision_in_txn, current_records, range_slices
 from storage.wire_bytes import inner_header_bytes, varint
 
 _NOTHING = KeyValue()
@@ -90,10 +90,11 @@ def check_path(path: Path, writer: KeyWriter, snapshot: Snapshot) -> None:
     """Refuse the txn unless everything on its path can be done (rule 23).
 
     Raises:
-        ClientError: the first thing that cannot be done, in the order of the operations.
+        ClientError: the first put that cannot be done, else the first range that cannot: etcd looks at them in turn.
     """
     _check_shape(path)
-    _check_state(path, writer, snapshot)
+    _check_puts(path, writer)
+    _check_ranges(path, snapshot)
 
 
 def _check_shape(path: Path) -> None:
@@ -111,17 +112,21 @@ def _check_shape(path: Path) -> None:
             raise ClientError(ErrorCode.EMPTY_KEY)
 
 
-def _check_state(path: Path, writer: KeyWriter, snapshot: Snapshot) -> None:
+def _check_puts(path: Path, writer: KeyWriter) -> None:
     for operation, nested in zip(path.operations, path.nested, strict=True):
         if nested is not None:
-            _check_state(nested, writer, snapshot)
-            continue
-        name = operation.WhichOneof("request")
-        if name == "request_put":
+            _check_puts(nested, writer)
+        elif operation.WhichOneof("request") == "request_put":
             check_put_key(operation.request_put, writer)
             check_put_lease(operation.request_put, writer)
-        elif name == "request_range":
-            check_revision(operation.request_range.revision, snapshot.revision, snapshot.compacted)
+
+
+def _check_ranges(path: Path, snapshot: Snapshot) -> None:
+    for operation, nested in zip(path.operations, path.nested, strict=True):
+        if nested is not None:
+            _check_ranges(nested, snapshot)
+        elif operation.WhichOneof("request") == "request_range":
+            check_revision_in_txn(operation.request_range.revision, snapshot.revision, snapshot.compacted)
 
 
 def check_put_shape(put: PutRequest) -> None:
@@ -269,7 +274,7 @@ def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
     for operation in operations:
         check_range_shape(operation)
     for operation in operations:
-        check_revision(operation.revision, view.revision, view.compacted)
+        check_revision_in_txn(operation.revision, view.revision, view.compacted)
     for operation in operations:
         slices = range_slices(operation, view, inner_header_bytes(view.revision))
         started.append((slices, _first_slice(slices)))

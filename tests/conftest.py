@@ -10,6 +10,19 @@ from clusters import Cluster, running
 MakeCluster = Callable[..., Cluster]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Say how long what has no natural end goes on."""
+    parser.addoption("--etcd-rounds", type=int, default=10, help="rounds of random requests to etcd and actd")
+    parser.addoption("--etcd-first-round", type=int, default=0, help="the round to begin with, to see a failure again")
+
+
+@pytest.fixture(scope="session")
+def etcd_rounds(request: pytest.FixtureRequest) -> range:
+    """The rounds of random requests to play against etcd."""
+    first = int(request.config.getoption("--etcd-first-round"))
+    return range(first, first + int(request.config.getoption("--etcd-rounds")))
+
+
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
     """Put the log of the clusters a failed test used next to its failure."""

@@ -1,6 +1,7 @@
 """Everything there is to check, in parts with times: `python -m tools.check`, and `--full` at length.
 
-Quick is what `.ci/run` runs. Full adds thousands of simulator seeds and the benchmark's shortest round.
+Quick is what `.ci/run` runs. Full adds thousands of simulator seeds, tens of thousands of random requests to etcd and
+actd alike, and the benchmark's shortest round.
 """
 
 import subprocess
@@ -21,6 +22,7 @@ QUICK = (
 )
 FULL = (
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
+    ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),
 )
 

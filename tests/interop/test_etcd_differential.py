@@ -8,12 +8,12 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from clusters import Cluster, free_ports, running, wait_until
+from clusters import Cluster, running
+from etcd_server import need_etcd, running_etcd
 
-ETCD, ETCDCTL = shutil.which("etcd"), shutil.which("etcdctl")
+ETCDCTL = shutil.which("etcdctl")
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 TXN = 'value("d/a") = "1"\nmod("d/b") > "1"\n\nput d/a swapped\nget d/ --prefix\ndel d/c\n\nget d/a\n\n'
 SCRIPT: list[tuple[list[str], str]] = [
@@ -54,11 +54,8 @@ SCRIPT: list[tuple[list[str], str]] = [
 
 @pytest.fixture(scope="module", autouse=True)
 def both_are_installed() -> None:
-    """Without etcd there is nothing to compare with; on CI that is a failure."""
-    if ETCD is None or ETCDCTL is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI must have etcd and etcdctl: apt-get install etcd-server etcd-client")
-        pytest.skip("etcd or etcdctl is not installed: apt-get install etcd-server etcd-client")
+    """Without etcd there is nothing to compare with."""
+    need_etcd("etcdctl")
 
 
 def etcdctl(address: str, arguments: list[str], stdin: str) -> "subprocess.CompletedProcess[str]":
@@ -78,21 +75,8 @@ def etcdctl(address: str, arguments: list[str], stdin: str) -> "subprocess.Compl
 @pytest.fixture(scope="module")
 def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A fresh single etcd; its client address."""
-    assert ETCD is not None, "the fixture saw to that"
-    directory = tmp_path_factory.mktemp("etcd")
-    client, peer = (f"http://127.0.0.1:{port}" for port in free_ports(2))
-    command = [ETCD, "--data-dir", str(directory / "data"), "--log-level", "error"]
-    command += ["--listen-client-urls", client, "--advertise-client-urls", client]
-    command += ["--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer]
-    command += ["--initial-cluster", f"default={peer}"]
-    address = client.removeprefix("http://")
-    with Path(directory, "log").open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
-        try:
-            wait_until(lambda: not etcdctl(address, ["endpoint", "health"], "").returncode, 30, "etcd is healthy")
-            # etcdctl's health check reads a key and writes none: both stores are at their first revision.
-            yield address
-        finally:
-            process.kill()
+    with running_etcd(tmp_path_factory.mktemp("etcd")) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

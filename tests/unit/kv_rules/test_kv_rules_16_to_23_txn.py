@@ -188,6 +188,15 @@ def test_rule_21_even_a_key_written_twice_leaves_a_consistent_history(store: Sto
     assert len(list(store.store.engine.scan(b"r", b"s"))) == 1
 
 
+def test_rule_21_a_kept_value_of_what_the_txn_deleted_is_empty(store: StoreDriver) -> None:
+    """A deletion from a key on does not count as one of the put's key; where etcd dies, the put makes a new pair."""
+    store.put(b"a", b"old")
+    doomed = RequestOp(request_delete_range=DeleteRangeRequest(key=b"a", range_end=b"\x00"))
+    assert store.one(TxnRequest(success=[doomed, put_op(b"a", b"", ignore_value=True)])).code == ErrorCode.OK
+    pair = store.range(b"a").response.kvs[0]
+    assert (pair.value, pair.create_revision, pair.version) == (b"", 3, 1)
+
+
 def test_rule_22_an_operation_that_is_not_set_is_refused(store: StoreDriver) -> None:
     """As if its key were missing: that is what etcd says."""
     assert store.one(TxnRequest(success=[put_op(b"a"), RequestOp()])).code == ErrorCode.KEY_NOT_FOUND
@@ -220,6 +229,24 @@ def test_rule_23_the_whole_path_is_checked_before_anything_is_written(
         assert store.store.revision == 3
         assert store.range(b"new").response.count == 0
     assert store.hash_kv().response.hash == before.response.hash
+
+
+def test_rule_23_puts_are_checked_before_ranges(store: StoreDriver) -> None:
+    """Where two operations cannot be done, etcd names the put's reason, wherever it stands."""
+    refused = txn_op(TxnRequest(success=[put_op(b"absent", b"", ignore_value=True)]))
+    answer = store.one(TxnRequest(success=[range_op(b"a", revision=99), refused]))
+    assert answer.code == ErrorCode.KEY_NOT_FOUND
+
+
+@pytest.mark.parametrize("writes", [[], [put_op(b"new")]])
+def test_rule_23_a_negative_revision_is_compacted_inside_a_txn(store: StoreDriver, writes: list[RequestOp]) -> None:
+    """Outside it means the current one; inside etcd looks it up: -1, its mark for "never compacted", alone passes."""
+    store.put(b"a")
+    assert store.range(b"a", revision=-2).response.count == 1
+    for revision, code in ((-2, ErrorCode.COMPACTED), (-1, ErrorCode.OK)):
+        assert store.one(TxnRequest(success=[*writes, range_op(b"a", revision=revision)])).code == code
+    store.compact(store.store.revision)
+    assert store.one(TxnRequest(success=[*writes, range_op(b"a", revision=-1)])).code == ErrorCode.COMPACTED
 
 
 def test_rule_23_the_branch_not_taken_is_not_checked(store: StoreDriver) -> None:
