@@ -306,7 +306,7 @@ class Store:
 
 
 def fingerprint_of(mark: tuple[Any, ...]) -> int:
-    """A number of 128 bits for a tuple of plain values; equal for two tuples only if they are equal, but for a miracle."""
+    """A number of 128 bits for a tuple of plain values; two that differ have the same one only by a miracle."""
     return int.from_bytes(hashlib.blake2b(repr(mark).encode(), digest_size=FINGERPRINT_BYTES).digest(), "little")
 
 
