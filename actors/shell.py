@@ -20,6 +20,7 @@ from actors.actor import Actor, Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
 from actors.lifeline import Lifeline, LifelineCut
 from actors.links import HEADERS_REMEMBERED_MAX, LocalLinks, PeerDoor, PeerLinks
+from actors.memory import FreedMemory
 from protocol import codec, local, peer
 from protocol.errors import PeerFault
 from protocol.message import Message
@@ -76,6 +77,7 @@ class Shell:
         self._background: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._beat_due = now_ms()
+        self._freed_memory = FreedMemory()
         self._reported: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._spoken_at: dict[tuple[str, MemberId], Millis] = {}
         self._sources: dict[str, Source] = {}
@@ -262,6 +264,7 @@ class Shell:
         self._beat_due = Millis(now + BEAT_INTERVAL_MS)
         self._lifeline.send(local.Beat())
         self._actor.measure()
+        self._freed_memory.beat()
         metrics = self._actor.metrics
         state = (dict(metrics.counters), dict(metrics.gauges))
         if state == self._reported:

@@ -26,6 +26,7 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
 from actors.lifeline import Lifeline, LifelineCut
 from actors.links import LocalLinks
+from actors.memory import FreedMemory
 from actors.metrics import ActorMetrics
 from gateway.streams import StreamHead, StreamMethod, StreamTable
 from protocol import codec, local
@@ -132,6 +133,7 @@ class GatewayLoop:
         self.core = core
         self.loop = loop
         self.doors: list[Door] = []
+        self._freed_memory = FreedMemory()
         self.stopping = False
         self._links = links
         self._lifeline = lifeline
@@ -475,6 +477,7 @@ class GatewayLoop:
         self.loop.call_later(BEAT_INTERVAL_MS / 1000, self._beat)
         if self._lifeline is not None:
             self._lifeline.send(local.Beat())
+            self._freed_memory.beat()
 
     # --- effects ------------------------------------------------------------------------------------
 
