@@ -23,13 +23,14 @@ def _hear_leader(raft: "Raft", sender: MemberId, message: PeerMessage) -> bool:
         deposed = AppendEntriesReply(term=raft.term, matched=Index(0), rejected=True, conflict=LOG_START)
         raft.send(sender, deposed)
         return False
+    # Heard before it is followed: the patience drawn with a new leader is the usual one, not that of a start.
+    raft.heard_leader_at = raft.now
     if message.term > raft.term:
         raft.become_follower(message.term, sender, Cause.HIGHER_TERM_SEEN)
     elif raft.role is not Role.FOLLOWER or raft.leader != sender:
         if raft.role is Role.LEADER:
             raise InvariantViolation(f"{sender:x} and {raft.member:x} both lead term {raft.term}")
         raft.become_follower(message.term, sender, Cause.LEADER_HEARD)
-    raft.heard_leader_at = raft.now
     # The jitter is drawn once per following, not per message: it only has to differ between members.
     raft.election_due = Millis(raft.now + raft.election_patience)
     return True

@@ -105,6 +105,7 @@ def test_silence_starts_an_election() -> None:
     cluster = CoreCluster()
     member = cluster[1]
     cluster.step(member, N2, heartbeat(1))
+    persist_all(member)
     cluster.isolate(2)
     member.core.tick(member.core.election_due)
     cluster.now = member.core.now
@@ -326,6 +327,18 @@ def test_new_cluster_elects_quickly() -> None:
     alone.settle()
     assert alone.leader.core.commit == 1
     assert alone.now == 1000
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_early_patience_ends_with_the_first_leader(seed: int) -> None:
+    """Who stood early after the start gives the leader it then heard a whole election timeout (section 3.4)."""
+    cluster = CoreCluster(seed=seed)
+    member = cluster[2]
+    cluster.isolate(2)
+    cluster.advance(500)
+    assert member.core.elections_tried > 0
+    cluster.step(member, N1, heartbeat(1))
+    assert member.core.election_due - cluster.now >= member.core.config.election_timeout_ms
 
 
 def test_split_vote_heals() -> None:
