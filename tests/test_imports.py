@@ -15,7 +15,8 @@ ALLOWED = {
     "actd": {"protocol"},
     "checker": {"protocol"},
     "sim": {"protocol", "raft", "storage", "actors", "gateway", "checker"},
-    "tools": {"protocol", "raft", "storage", "actors", "gateway", "actd", "sim", "checker"},
+    "chaos": {"protocol", "storage", "actors", "gateway", "actd", "checker"},
+    "tools": {"protocol", "raft", "storage", "actors", "gateway", "actd", "sim", "checker", "chaos"},
 }
 """Which of our packages each may import, itself aside."""
 EDGE = {"time", "random", "os", "socket", "asyncio", "zmq", "threading", "subprocess"}

@@ -1,7 +1,7 @@
 """Everything there is to check, in parts with times: `python -m tools.check`, and `--full` at length.
 
-Quick is what `.ci/run` runs. Full adds thousands of simulator seeds, tens of thousands of random requests to etcd and
-actd alike, and the benchmark's shortest round.
+Quick is what `.ci/run` runs. Full adds every chaos scenario, thousands of simulator seeds, tens of thousands of random
+requests to etcd and actd alike, and the benchmark's shortest round.
 """
 
 import subprocess
@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("actd", "actors", "checker", "gateway", "protocol", "raft", "sim", "storage", "tools")
+PACKAGES = ("actd", "actors", "chaos", "checker", "gateway", "protocol", "raft", "sim", "storage", "tools")
 QUICK = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
@@ -21,6 +21,7 @@ QUICK = (
     ("tests", ["pytest", "-n", "auto", "-q"]),
 )
 FULL = (
+    ("chaos, every scenario", ["pytest", "-n", "auto", "-q", "-m", "chaos"]),
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
     ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),

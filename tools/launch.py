@@ -11,15 +11,17 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Final
 
 import structlog
 import typer
 
 from actors.lifeline import Lifeline, LifelineCut
 from actors.logs import LEVELS, configure_logs
-from actors.process import ROLES
+from actors.process import ROLES, Role
 from actors.supervisor import Supervisor, die_with_parent
 from gateway.process import run_gateway
 from protocol import local
@@ -27,6 +29,7 @@ from protocol.config import ClusterConfig, NodeConfig, load_config
 from protocol.errors import ConfigError
 
 EXIT_REFUSED = 2
+PRODUCTION_ROLES: Final[Mapping[str, Role]] = MappingProxyType({**ROLES, "gateway": run_gateway})
 
 app = typer.Typer(add_completion=False, help=__doc__)
 
@@ -73,12 +76,23 @@ def check_ports(nodes: list[NodeConfig]) -> None:
 
 
 class Launcher:
-    """The supervisors of this machine's nodes."""
+    """The supervisors of this machine's nodes.
 
-    def __init__(self, config: ClusterConfig, nodes: list[NodeConfig], data_dir: Path | None) -> None:
+    Args:
+        roles: what the actors run; only tests give others than production's.
+    """
+
+    def __init__(
+        self,
+        config: ClusterConfig,
+        nodes: list[NodeConfig],
+        data_dir: Path | None,
+        roles: Mapping[str, Role] = PRODUCTION_ROLES,
+    ) -> None:
         self._config = config
         self._nodes = nodes
         self._data_dir = data_dir
+        self._roles = dict(roles)
         self._running: dict[int, tuple[str, Lifeline]] = {}
         self._failed = False
         self._explained: set[str] = set()
@@ -110,8 +124,7 @@ class Launcher:
                 ours.close()
                 for _, lifeline in self._running.values():
                     lifeline.close()
-                roles = {**ROLES, "gateway": run_gateway}
-                status = Supervisor(self._config, node, directory, roles, theirs).run()
+                status = Supervisor(self._config, node, directory, self._roles, theirs).run()
             except BaseException:  # noqa: BLE001 - a forked child never returns into the launcher's frames
                 structlog.get_logger().exception("supervisor_failed", node=node.name)
             finally:

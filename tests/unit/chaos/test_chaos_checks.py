@@ -1,0 +1,234 @@
+"""Each check is awake: a good history passes, and one with the fault it is there for does not."""
+
+from collections.abc import Callable
+
+import pytest
+from histories import MadeUp, listing, pair, put_answer, txn_answer
+
+from chaos.requests import delete, get, if_revision, if_value, put, scan, txn
+from chaos.revisions import RevisionChecker
+from chaos.workloads import WORKLOADS
+from protocol.wire import rpc_pb2 as rpc
+
+
+def faults(workload: str, made: MadeUp) -> str:
+    """What the workload's own check says."""
+    return "\n".join(WORKLOADS[workload]().check(made.records))
+
+
+def revision_faults(made: MadeUp) -> str:
+    """What revisions alone say."""
+    return "\n".join(RevisionChecker(made.records).check())
+
+
+# --- revisions -------------------------------------------------------------------------------------
+
+
+def test_good_revisions_pass() -> None:
+    """Puts, a delete, reads of now and of then, and an unknown write that a read shows."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(2))
+    made.call(get("a"), listing(2, pair("a", "1", 2)))
+    made.call(put("b", "2"), None, "unknown")
+    made.call(scan("b"), listing(3, pair("b", "2", 3)))
+    made.call(delete("a"), rpc.DeleteRangeResponse(header={"revision": 4}, deleted=1))
+    made.call(get("a"), listing(4))
+    made.call(scan("a", revision=2), listing(4, pair("a", "1", 2)))
+    assert revision_faults(made) == ""
+
+
+def test_two_writes_of_one_revision() -> None:
+    """A revision belongs to one write."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(2))
+    made.call(put("b", "1"), put_answer(2))
+    assert "two writes at revision 2" in revision_faults(made)
+
+
+def test_a_read_after_a_newer_answer() -> None:
+    """A read that began after a write was answered has its revision at least."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(5))
+    made.call(get("b"), listing(4))
+    assert "revision 4 after 5" in revision_faults(made)
+
+
+def test_a_serializable_read_may_be_old() -> None:
+    """It need not be of now, but must be of some time."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(5))
+    old = get("a")
+    old.serializable = True
+    made.call(old, listing(4))
+    assert revision_faults(made) == ""
+    made.call(old, listing(5))
+    assert "is missing" in revision_faults(made)
+
+
+def test_a_lost_write() -> None:
+    """An acknowledged write is in every later listing."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(2))
+    made.call(put("a", "2"), put_answer(3))
+    made.call(get("a"), listing(3, pair("a", "1", 2)))
+    assert "of revision 2, although" in revision_faults(made)
+
+
+def test_two_values_of_one_revision() -> None:
+    """Two readers of one revision of a key see one value."""
+    made = MadeUp("x")
+    made.call(get("a"), listing(3, pair("a", "1", 2)))
+    made.call(get("a"), listing(3, pair("a", "2", 2)))
+    assert "another of its revision" in revision_faults(made)
+
+
+def test_a_read_of_the_future() -> None:
+    """No pair is newer than the listing it is in."""
+    made = MadeUp("x")
+    made.call(get("a"), listing(3, pair("a", "1", 4)))
+    assert "of revision 4 in a listing of revision 3" in revision_faults(made)
+
+
+def test_another_value_than_was_written() -> None:
+    """A read of a revision shows what the write of that revision wrote."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(2))
+    made.call(get("a"), listing(2, pair("a", "other", 2)))
+    assert "was acknowledged, but read was" in revision_faults(made)
+
+
+# --- workloads -------------------------------------------------------------------------------------
+
+
+def swap(old: str, new: str) -> rpc.TxnRequest:
+    """A compare-and-swap of a register."""
+    return txn([if_value("register/0", old)], [put("register/0", new)], [get("register/0")])
+
+
+def register(*, between: bool) -> MadeUp:
+    """A swap, with or without another write between what it compared with and itself."""
+    made = MadeUp("register")
+    made.call(put("register/0", "a"), put_answer(2))
+    if between:
+        made.call(put("register/0", "b"), put_answer(3))
+    made.call(swap("a", "c"), txn_answer(4, put_answer(4)), old="a")
+    return made
+
+
+def appended(*states: str) -> MadeUp:
+    """A list that is read in these states, one a revision."""
+    made = MadeUp("append")
+    for revision, state in enumerate(states, 2):
+        made.call(get("append/0"), listing(revision, pair("append/0", state, revision)))
+    return made
+
+
+def added(*listed: str) -> MadeUp:
+    """A set with x added, y refused and z unknown, and then a listing."""
+    made = MadeUp("set")
+    for revision, (element, outcome) in enumerate((("x", "ok"), ("y", "failed"), ("z", "unknown")), 2):
+        answer = put_answer(revision) if outcome == "ok" else None
+        made.call(put(f"set/0/{element}", element), answer, outcome, set="set/0/", element=element)  # type: ignore[arg-type]
+    pairs = [pair(f"set/0/{element}", element, 2) for element in listed]
+    made.call(scan("set/0/"), listing(4, *pairs), set="set/0/")
+    return made
+
+
+def ring(*following: int) -> MadeUp:
+    """A ring with these successors, looked at."""
+    made = MadeUp("ring")
+    pairs = [pair(f"ring/{at}", str(to), 2) for at, to in enumerate(following)]
+    made.call(scan("ring/"), listing(2, *pairs))
+    return made
+
+
+def bank(*balances: int) -> MadeUp:
+    """A bank, added up."""
+    made = MadeUp("bank")
+    made.call(scan("bank/"), listing(2, *(pair(f"bank/{at}", str(held), 2) for at, held in enumerate(balances))))
+    return made
+
+
+def pages(second: str, count: int = 2) -> MadeUp:
+    """A listing in two pages, and at once."""
+    made = MadeUp("pages")
+    first = pair("pages/1", "v", 2)
+    made.call(scan("pages/", limit=1), listing(5, first, more=True, count=2), listing="l")
+    made.call(scan("pages/", revision=5, limit=1), listing(5, pair(second, "v", 3), count=1), listing="l")
+    whole = listing(5, first, pair("pages/2", "v", 3), count=count)
+    made.call(scan("pages/", revision=5), whole, listing="l", whole=True)
+    return made
+
+
+def objects(*expected: int, delete_second: bool = False) -> MadeUp:
+    """Changes of one object at revisions 2, 3, …, each with the revision it expected."""
+    made = MadeUp("objects")
+    key = "registry/pods/default/0"
+    for revision, before in enumerate(expected, 2):
+        deletes = delete_second and revision == 3
+        change = delete(key) if deletes else put(key, str(revision))
+        done = rpc.DeleteRangeResponse(header={"revision": revision}, deleted=1) if deletes else put_answer(revision)
+        request = txn([if_revision(key, before)], [change], [get(key)])
+        made.call(request, txn_answer(revision, done), key=key, expected=before)
+    return made
+
+
+GOOD: dict[str, Callable[[], MadeUp]] = {
+    "register": lambda: register(between=False),
+    "append": lambda: appended("a", "a b", "a b c"),
+    "set": lambda: added("x", "z"),
+    "ring": lambda: ring(1, 2, 3, 4, 5, 6, 7, 0),
+    "bank": lambda: bank(100, 100, 100, 100, 100, 100),
+    "pages": lambda: pages("pages/2"),
+    "objects": lambda: objects(0, 2, 0, delete_second=True),
+}
+BAD: list[tuple[str, Callable[[], MadeUp], str]] = [
+    ("register", lambda: register(between=True), "swapped what was no longer there"),
+    ("append", lambda: appended("a", "b a"), "was ['a'] before"),
+    ("append", lambda: appended("a b", "a"), "was ['a', 'b'] before"),
+    ("append", lambda: appended("a", "a a"), "twice"),
+    ("set", lambda: added("z"), "lacks [b'x']"),
+    ("set", lambda: added("x", "y"), "has [b'y']"),
+    ("set", lambda: added("x", "never"), "has [b'never']"),
+    ("ring", lambda: ring(1, 0, 3, 4, 5, 6, 7, 2), "from 0 round to 0"),
+    ("ring", lambda: ring(1, 2, 3), "3 members instead of 8"),
+    ("bank", lambda: bank(100, 100, 100, 100, 100, 99), "add up to 599"),
+    ("bank", lambda: bank(-1, 201, 100, 100, 100, 100), "-1"),
+    ("pages", lambda: pages("pages/3"), "but at once"),
+    ("pages", lambda: pages("pages/2", count=3), "but the count is 3"),
+    ("objects", lambda: objects(0, 2, 2), "overwritten unseen"),
+    ("objects", lambda: objects(0, 0), "overwritten unseen"),
+]
+
+
+@pytest.mark.parametrize("workload", sorted(WORKLOADS))
+def test_a_good_history_passes(workload: str) -> None:
+    """No check cries wolf."""
+    assert faults(workload, GOOD[workload]()) == ""
+
+
+@pytest.mark.parametrize(("workload", "make", "told"), BAD)
+def test_a_bad_history_does_not(workload: str, make: Callable[[], MadeUp], told: str) -> None:
+    """Each check finds what it is there for, and says it."""
+    assert told in faults(workload, make())
+
+
+def test_an_element_whose_writer_was_refused() -> None:
+    """What a client was told did not happen is in no list."""
+    made = appended("a b")
+    made.call(put("append/0", "a b"), None, "failed", element="b")
+    assert "told that nothing happened" in faults("append", made)
+
+
+def test_a_value_from_nowhere() -> None:
+    """A register holds only what somebody wrote."""
+    made = MadeUp("register")
+    made.call(get("register/0"), listing(2, pair("register/0", "ghost", 2)))
+    assert "which nobody wrote" in faults("register", made)
+
+
+def test_a_list_that_lost_its_end() -> None:
+    """The final read shows the last state anybody saw."""
+    made = appended("a", "a b")
+    made.call(get("append/0"), listing(9, pair("append/0", "a", 2)), final=True)
+    assert "ends at revision 2" in faults("append", made)
