@@ -86,9 +86,6 @@ class GatewayCore:
         """
         limits = self.config.limits
         size = len(body)
-        if size > limits.request_bytes_max:
-            self._refuse(call_id, ErrorCode.REQUEST_TOO_LARGE)
-            return
         if method is PUT and plain_put(body) is not None:
             lane, kind, quota = self._commands, 1, True
         else:
@@ -110,6 +107,9 @@ class GatewayCore:
                     return
                 lane, kind = self._reads, int(ReadKind.BARRIER)
                 self._finishers[call_id] = lambda _body: self._member_list()
+        if size > limits.request_bytes_max and lane is self._commands:
+            self._refuse(call_id, ErrorCode.REQUEST_TOO_LARGE)
+            return
         if self._stopped:
             self._refuse(call_id, ErrorCode.STOPPED)
             return

@@ -14,7 +14,7 @@ from etcd_server import need_etcd, running_etcd
 from google.protobuf.message import Message
 from grpc_doors import Door, answer_of
 from kv_answers import Answer, comparable
-from kv_requests import RequestMaker
+from random_requests import RequestMaker
 
 from protocol.wire import rpc_pb2 as rpc
 
