@@ -177,6 +177,8 @@ class RaftActor:
                 self._recovered_end = message
                 self.phase = Phase.OPENING_STORE
                 self.emit(Send("applier", local.OpenStore(mark=message.mark)))
+            else:
+                self.emit(Send("wal", local.RecoverLog()))
         elif isinstance(message, local.StoreOpened):
             self._open(message, now)
         elif isinstance(message, local.ProposeBatch):

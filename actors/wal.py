@@ -4,6 +4,7 @@ Owns the log on disk and the peer messages that may leave only behind a sync. Kn
 Invariants: what a ticket promises is on disk before anything of that ticket leaves; tickets are answered in order.
 """
 
+from collections import deque
 from collections.abc import Callable
 
 from actors.actor import Source
@@ -35,6 +36,8 @@ class WalActor:
         self._owner = WalOwner(identity.cluster, identity.member, identity.store)
         self._wal: Wal | None = None
         self._pending: list[local.PersistEntries] = []
+        self._untold: deque[Entry] = deque()
+        """Entries read from disk that raft has not asked for yet."""
 
     def start(self, now: Millis) -> list[Effect]:
         """Recover the log, or refuse with the reason."""
@@ -42,6 +45,8 @@ class WalActor:
             self._wal = Wal.open(self._disk, self._owner, self._config.wal_segment_bytes)
         except (Corruption, StartRefused, DiskFailed) as error:
             return [Halt(str(error), failed=True, fatal=True)]
+        self._untold.extend(self._wal.recovered)
+        self._wal.recovered = ()
         if self._wal.torn_bytes:
             return [Log("warning", "wal_tail_cut", {"bytes": self._wal.torn_bytes, "where": self._wal.torn_at})]
         return []
@@ -115,22 +120,14 @@ class WalActor:
         return [Send("raft", local.LogCut(ticket=message.ticket, mark_index=message.mark.index))]
 
     def _tell_recovered(self) -> list[Effect]:
+        """Tell the next part; what was told is forgotten here, so that a long log is held once and not three times."""
         wal = self._wal
         assert wal is not None, "recovery came first"
-        effects: list[Effect] = []
         part: list[Entry] = []
         size = 0
-
-        def tell(*, final: bool) -> None:
-            told = local.LogRecovered(mark=wal.mark, hard_state=wal.hard_state, entries=tuple(part), final=final)
-            effects.append(Send("raft", told))
-
-        for entry in wal.recovered:
-            if size + len(entry.data) > RECOVERED_BYTES_MAX and part:
-                tell(final=False)
-                part, size = [], 0
+        while self._untold and (not part or size + len(self._untold[0].data) <= RECOVERED_BYTES_MAX):
+            entry = self._untold.popleft()
             part.append(entry)
             size += len(entry.data)
-        tell(final=True)
-        wal.recovered = ()
-        return effects
+        told = local.LogRecovered(mark=wal.mark, hard_state=wal.hard_state, entries=tuple(part), final=not self._untold)
+        return [Send("raft", told)]

