@@ -27,7 +27,7 @@ from tools.bench_targets import Actd, Etcd, Target, cpu_seconds, pss_bytes
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=max(Console().width, 150))
 QUICK_SHARE = 10
-"""`--quick` makes this part of the requests."""
+"""`--quick` makes this part of the requests and keys."""
 
 
 def fdatasync_p50_us(directory: Path) -> float:
@@ -137,31 +137,33 @@ def run_rounds(cases: list[Case], directory: Path, etcd: str, rounds: int, *, wi
 def bench(
     rounds: Annotated[int, typer.Option(min=1, help="interleaved rounds; figures are medians")] = 5,
     only: Annotated[str, typer.Option(help="comma list of cases or loads, e.g. 'put 64,range'; default all")] = "",
-    quick: Annotated[bool, typer.Option("--quick", help="a tenth of the requests: shows that it works")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="a tenth of requests and keys: shows that it works")] = False,
     etcd: Annotated[str, typer.Option(help="etcd's binary; default the one on PATH")] = "",
     skip_etcd: Annotated[bool, typer.Option("--skip-etcd", help="measure actd alone")] = False,
     skip_zmq: Annotated[bool, typer.Option("--skip-zmq", help="leave out our own client")] = False,
-    million: Annotated[bool, typer.Option("--million", help="also a million keys: load, page, restart")] = False,
+    skip_million: Annotated[bool, typer.Option("--skip-million", help="leave out loading, paging, restarting")] = False,
     million_only: Annotated[bool, typer.Option("--million-only", help="nothing but the million keys")] = False,
     keys: Annotated[int, typer.Option(min=1000, help="how many keys a million is")] = bench_million.KEYS,
     directory: Annotated[Path, typer.Option(help="where data goes; use the disk you mean")] = Path("build/bench"),
     report: Annotated[Path, typer.Option(help="JSON; table and plot lie beside it")] = Path("build/bench.json"),
 ) -> None:
-    """Measure, print one table, write JSON, Markdown and PNG."""
+    """Measure, print the tables, write JSON, Markdown and PNG. `--only` leaves out the million keys as well."""
     binary = "" if skip_etcd else etcd or shutil.which("etcd") or ""
     if not binary and not skip_etcd:
         console.print("no etcd on PATH (Debian: apt-get install etcd-server); use --etcd or --skip-etcd", style="red")
         raise typer.Exit(2)
     signal.signal(signal.SIGTERM, _stop_cleanly)
     cases = [] if million_only else wanted_cases(only, quick=quick)
+    keys = keys // QUICK_SHARE if quick else keys
     directory = directory.resolve()
     try:
         found = run_rounds(cases, directory, binary, rounds if cases else 0, with_zmq=not skip_zmq)
         if cases:
             console.print(bench_report.table_of(cases, found))
-        if million or million_only:
+        if million_only or not (only or skip_million):
+            found.fdatasync_us.append(fdatasync_p50_us(directory))
             found.million = bench_million.compare(directory, binary, keys, console)
-            console.print(bench_report.million_table(keys, found.million))
+            console.print(bench_report.million_table(keys, found))
     except BenchFailed as failed:
         console.print(f"{failed}\ndata and logs are left in {directory}", style="red", markup=False)
         raise typer.Exit(1) from failed

@@ -9,7 +9,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -28,12 +28,18 @@ VALUE_BYTES: Final = 256
 PAGE: Final = 500
 PART: Final = 50_000
 PROBE_S: Final = 10.0
+NODES: Final = 3
+SETTLE_S: Final = 5.0
+"""How long memory may settle before it is looked at: both kinds give back what they have freed a little later."""
 PREFIX: Final = b"m/"
 PREFIX_END: Final = b"m0"
 
 
-def load_keys(address: str, keys: int) -> float:
-    """Put every key once at 1,000 in flight; return puts per second, the making of requests left out."""
+def load_keys(address: str, keys: int, between: Callable[[], None] = lambda: None) -> float:
+    """Put every key once at 1,000 in flight; return puts per second.
+
+    The making of requests is left out, and so is `between`, called after each part.
+    """
     value = b"v" * VALUE_BYTES
     took = 0.0
     for start in range(0, keys, PART):
@@ -42,6 +48,7 @@ def load_keys(address: str, keys: int) -> float:
             for number in range(start, min(start + PART, keys))
         ]
         took += _put_all(address, bodies)
+        between()
     return keys / took
 
 
@@ -122,26 +129,49 @@ def measure(target: Target, keys: int) -> dict[str, float]:
     target.wipe()
     try:
         target.start()
-        leader = target.leader()
-        figures = {"load, puts/s": load_keys(leader, keys)}
-        figures["PSS of a node after the load, MiB"] = pss_bytes(target.pids()) / 3 / 2**20
+        figures = {"PSS of a node when empty, MiB": _pss_of_a_node(target, SETTLE_S)}
+        figures |= _loading(target, keys)
         used = sum(file.stat().st_blocks * 512 for file in target.directory.rglob("*") if file.is_file())
-        figures["disk of a node, MiB"] = used / 3 / 2**20
-        figures["put p50 idle, ms"], figures["put p99 idle, ms"] = probe_put_ms(leader)
-        with pager(leader) as pages:
-            began = time.monotonic()
-            figures["put p50 while paging, ms"], figures["put p99 while paging, ms"] = probe_put_ms(leader)
-            paged_s = time.monotonic() - began
-        figures["put p99 paging : idle"] = figures["put p99 while paging, ms"] / figures["put p99 idle, ms"]
-        figures["pages of 500/s meanwhile"] = sum(pages) / paged_s
+        figures["disk of a node, MiB"] = used / NODES / 2**20
+        figures |= _paging(target.leader())
         target.stop()
         figures["restart to serving, s"] = serving_again_s(target, keys)
         target.kill()
         figures["restart after SIGKILL to serving, s"] = serving_again_s(target, keys)
-        figures["PSS of a node after the restart, MiB"] = pss_bytes(target.pids()) / 3 / 2**20
+        figures["PSS of a node after the restart, MiB"] = _pss_of_a_node(target, SETTLE_S)
     finally:
         target.stop()
     target.wipe()
+    return figures
+
+
+def _pss_of_a_node(target: Target, after_s: float = 0.0) -> float:
+    """Return the mean PSS of a node's processes together in MiB, `after_s` from now."""
+    time.sleep(after_s)
+    return pss_bytes(target.pids()) / NODES / 2**20
+
+
+def _loading(target: Target, keys: int) -> dict[str, float]:
+    """Load all keys; memory is looked at between parts, most of all while nothing has settled yet."""
+    seen: list[float] = []
+    rate = load_keys(target.leader(), keys, lambda: seen.append(_pss_of_a_node(target)))
+    return {
+        "load, puts/s": rate,
+        "PSS of a node while loading at most, MiB": max(seen),
+        "PSS of a node after the load, MiB": _pss_of_a_node(target, SETTLE_S),
+    }
+
+
+def _paging(leader: str) -> dict[str, float]:
+    """Measure puts with nobody else there, then while a client pages through everything."""
+    figures: dict[str, float] = {}
+    figures["put p50 idle, ms"], figures["put p99 idle, ms"] = probe_put_ms(leader)
+    with pager(leader) as pages:
+        began = time.monotonic()
+        figures["put p50 while paging, ms"], figures["put p99 while paging, ms"] = probe_put_ms(leader)
+        paged_s = time.monotonic() - began
+    figures["put p99 paging : idle"] = figures["put p99 while paging, ms"] / figures["put p99 idle, ms"]
+    figures[f"pages of {PAGE}/s meanwhile"] = sum(pages) / paged_s
     return figures
 
 

@@ -61,7 +61,8 @@ class Report:
     @property
     def title(self) -> str:
         """Under which circumstances."""
-        parts = [f"median of {self.rounds} interleaved rounds", self.etcd, f"{self.cores} cores"]
+        parts = [f"median of {self.rounds} interleaved rounds"] if self.rounds else []
+        parts += [self.etcd, f"{self.cores} cores"]
         if self.fdatasync_us:
             parts.append(f"fdatasync p50 {statistics.median(self.fdatasync_us):.0f} µs")
         return ", ".join(part for part in parts if part)
@@ -106,14 +107,29 @@ def table_of(cases: list[Case], report: Report) -> Table:
     return table
 
 
-def million_table(keys: int, million: dict[str, dict[str, float]]) -> Table:
-    """Return the figures of the many keys side by side."""
-    table = Table(title=f"{keys:,} keys of 256 bytes", title_justify="left")
-    table.add_column("figure")
-    for name in million:
-        table.add_column(name, justify="right")
+def million_rows(million: dict[str, dict[str, float]]) -> list[list[str]]:
+    """Return a row for each figure: the targets side by side, then actd : etcd where both were measured."""
+    rows = []
     for figure in next(iter(million.values())):
-        table.add_row(figure, *(f"{figures[figure]:,.2f}" for figures in million.values()))
+        cells = [figure, *(f"{figures[figure]:,.2f}" for figures in million.values())]
+        if len(million) > 1:
+            cells.append(f"{million['actd'][figure] / million['etcd'][figure]:.2f}")
+        rows.append(cells)
+    return rows
+
+
+def million_columns(keys: int, million: dict[str, dict[str, float]]) -> list[str]:
+    """Return the heads of the columns of `million_rows`."""
+    return [f"{keys:,} keys of 256 bytes", *million, *(["ratio"] if len(million) > 1 else [])]
+
+
+def million_table(keys: int, report: Report) -> Table:
+    """Return the figures of the many keys as people read them."""
+    table = Table(title=report.title, title_justify="left")
+    for number, column in enumerate(million_columns(keys, report.million)):
+        table.add_column(column, justify="right" if number else "left")
+    for row in million_rows(report.million):
+        table.add_row(*row)
     return table
 
 
@@ -125,10 +141,9 @@ def markdown(cases: list[Case], keys: int, report: Report) -> str:
         lines += ["| " + " | ".join(row_of(case, report)) + " |" for case in cases]
         lines += ["", *(f"- {line}" for line in usage_lines(report)), ""]
     if report.million:
-        names = list(report.million)
-        lines += [f"| {keys:,} keys of 256 bytes | " + " | ".join(names) + " |", "|---" + "|---:" * len(names) + "|"]
-        for figure in report.million[names[0]]:
-            lines.append(f"| {figure} | " + " | ".join(f"{report.million[name][figure]:,.2f}" for name in names) + " |")
+        columns = million_columns(keys, report.million)
+        lines += ["| " + " | ".join(columns) + " |", "|---" + "|---:" * (len(columns) - 1) + "|"]
+        lines += ["| " + " | ".join(row) + " |" for row in million_rows(report.million)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,7 +9,7 @@ import typer
 from tools.bench import shortened, wanted_cases
 from tools.bench_grpc import BenchFailed
 from tools.bench_loads import CASES, INFLIGHT, Case, Figure, h2load_figure
-from tools.bench_report import COLUMNS, Report, Usage, markdown, row_of, table_of, write
+from tools.bench_report import COLUMNS, Report, Usage, markdown, million_table, row_of, table_of, write
 
 PUT, RANGE = Case("put", 16, 4), Case("range", 16, 4)
 H2LOAD = """
@@ -69,6 +69,8 @@ def test_what_was_not_measured_is_a_dash() -> None:
 
 def test_circumstances_are_told() -> None:
     """Rounds, etcd's version, cores and the disk's sync time stand above the table."""
+    alone = Report(rounds=0, etcd="etcd Version: 1", cores=2)
+    assert alone.title == "etcd Version: 1, 2 cores"
     assert report().title == "median of 3 interleaved rounds, etcd Version: 1, 2 cores, fdatasync p50 200 µs"
 
 
@@ -82,7 +84,9 @@ def test_results_are_written_side_by_side(tmp_path: Path) -> None:
     found = json.loads(written[0].read_text())
     assert [one["per_s"] for one in found["figures"]["actd"]["put 16"]] == [300, 200, 250]
     assert "| put 16 | 110 | 250 | 2.27 |" in written[1].read_text()
-    assert "| load, puts/s | 1.00 | 2.50 |" in written[1].read_text()
+    assert "| 1,000 keys of 256 bytes | etcd | actd | ratio |" in written[1].read_text()
+    assert "| load, puts/s | 1.00 | 2.50 | 2.50 |" in written[1].read_text()
+    assert million_table(1000, made).row_count == 1
     assert "actd: 3.0 CPU s a round, 4 MiB PSS at most" in written[1].read_text()
     assert written[2].read_bytes().startswith(b"\x89PNG")
     assert table_of([PUT], made).row_count == 1
