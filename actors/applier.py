@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
+from actors.event_feed import EventFeed
 from actors.metrics import ActorMetrics
 from protocol.command import decode_batch
 from protocol.config import ClusterConfig
@@ -25,9 +26,12 @@ from protocol.local import (
     CommandsApplied,
     DropSnapshot,
     EntriesApplied,
+    EventsTaken,
     FlushStore,
+    FollowEvents,
     InstallSnapshot,
     OpenStore,
+    ReadEvents,
     ReadsServed,
     ServeReads,
     SnapshotBuilt,
@@ -36,6 +40,7 @@ from protocol.local import (
     StoreFlushed,
     StoreOpened,
     StoreProgressed,
+    UnfollowEvents,
 )
 from protocol.message import Message
 from protocol.types import Incarnation, Index, Millis, Revision
@@ -89,6 +94,7 @@ class ApplierActor:
         self._unreported_bytes = 0
         self._progress: tuple[Index, Millis] = (Index(0), Millis(0))
         self._stopped = False
+        self._feed = EventFeed()
         self._now = Millis(0)
         self._source = Source("nobody")
         self._handlers: dict[str, Callable[..., list[Effect]]] = {
@@ -100,6 +106,10 @@ class ApplierActor:
             "BuildSnapshot": self._on_build_snapshot,
             "DropSnapshot": self._on_drop_snapshot,
             "InstallSnapshot": self._on_install_snapshot,
+            "FollowEvents": self._on_follow_events,
+            "UnfollowEvents": self._on_unfollow_events,
+            "EventsTaken": self._on_events_taken,
+            "ReadEvents": self._on_read_events,
             "ActorStarted": self._on_actor_started,
             "StopActor": self._on_stop_actor,
         }
@@ -165,6 +175,11 @@ class ApplierActor:
         if store is None or self._stopped:
             return []
         effects: list[Effect] = []
+        if self._feed.active:
+            try:
+                effects += [Send("gateway", message) for message in self._feed.publish(store)]
+            except Corruption as error:
+                return self._halt(error)
         if self._report_is_due(store, now):
             self._reported = store.applied
             self._report_from = Millis(now + REPORT_DELAY_MS)
@@ -239,6 +254,7 @@ class ApplierActor:
             response_bytes_max=self._config.limits.response_bytes_max,
         )
         self.store = store
+        self._feed.attach(store)
         self._reported = store.applied
         return store
 
@@ -357,6 +373,22 @@ class ApplierActor:
         if not store.compacting:
             effects.append(Log("info", "compaction_finished", {"revision": store.finished}))
 
+    # --- events ----------------------------------------------------------------------------------
+
+    def _on_follow_events(self, message: FollowEvents) -> list[Effect]:
+        return [Send("gateway", answer) for answer in self._feed.follow(message, self.store)]
+
+    def _on_unfollow_events(self, message: UnfollowEvents) -> list[Effect]:
+        self._feed.unfollow(message.session, self.store)
+        return []
+
+    def _on_events_taken(self, message: EventsTaken) -> list[Effect]:
+        self._feed.taken(message.session, message.size)
+        return []
+
+    def _on_read_events(self, message: ReadEvents) -> list[Effect]:
+        return [Send("gateway", self._feed.read(message, self.store))]
+
     # --- flush and snapshot ----------------------------------------------------------------------
 
     def _on_flush_store(self, message: FlushStore) -> list[Effect]:
@@ -413,7 +445,10 @@ class ApplierActor:
     # --- the rest --------------------------------------------------------------------------------
 
     def _on_actor_started(self, message: ActorStarted) -> list[Effect]:
-        if message.actor != "gateway" or self.store is None:
+        if message.actor != "gateway":
+            return []
+        self._feed.gateway_started(message.incarnation, self.store)
+        if self.store is None:
             return []
         return [self._report_progress(self.store)]
 

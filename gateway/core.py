@@ -15,8 +15,10 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
 from gateway.calls import Batch, Lane, OpenCalls
-from gateway.methods import PUT, Method, Route
+from gateway.methods import PUT, WATCH, Method, Route
 from gateway.streams import StreamTable
+from gateway.watch_hub import WatchHub
+from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
 from protocol import local
 from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, Origin, ReadKind, encode_batch
 from protocol.config import ClusterConfig
@@ -25,7 +27,7 @@ from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import NOBODY, Index, MemberId, Millis, Revision, Term
 from protocol.wire import rpc_pb2 as rpc
-from storage.wire_bytes import plain_put
+from storage.wire_bytes import header_bytes, plain_put
 
 REQUEST_TIMEOUT_BASE_MS: Final = 5000
 """etcd's own: a request is given up after this and two election timeouts (feature map, rule 13)."""
@@ -71,6 +73,14 @@ class GatewayCore:
         self._stopped = False
         self.streams = StreamTable(config.limits.open_streams_max, config.raft.election_timeout_ms)
         """Open streaming calls; the services behind them register there."""
+        self.watches = WatchHub(identity.incarnation, lambda: self.revision, config.watch.watchers_max)
+        self._watch_service = WatchService(
+            self.watches,
+            self._header,
+            config.watch.progress_notify_interval_ms,
+            config.limits.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
+        )
+        self.streams.serve(WATCH, self._watch_service.open)
 
     # --- the doors' side ---------------------------------------------------------------------------
 
@@ -140,9 +150,9 @@ class GatewayCore:
     def deadline(self) -> Millis | None:
         """When a call runs out, or something is to be tried again."""
         due = self._calls.deadline
-        streams_due = self.streams.deadline
-        if streams_due is not None and (due is None or streams_due < due):
-            due = streams_due
+        for service_due in (self.streams.deadline, self._watch_service.deadline):
+            if service_due is not None and (due is None or service_due < due):
+                due = service_due
         for lane in self._lanes:
             for at in (lane.paused_until, lane.due):
                 if at is not None and (due is None or at < due):
@@ -171,6 +181,12 @@ class GatewayCore:
             self._on_command_answered(message)
         elif isinstance(message, local.ActorStarted):
             self._on_actor_started(message, now)
+        elif isinstance(message, local.EventsApplied):
+            self.watches.on_applied(message)
+        elif isinstance(message, local.EventsRead):
+            self.watches.on_read(message)
+        elif isinstance(message, local.EventsFollowed):
+            self.watches.on_followed(message)
         elif isinstance(message, local.StopActor):
             return self._stop()
         return []
@@ -184,6 +200,7 @@ class GatewayCore:
         if expired:
             self._drop_dead_proposals()
         self.streams.wake(now)
+        self._watch_service.wake(now)
         return []
 
     def end_turn(self, now: Millis) -> list[Effect]:
@@ -200,12 +217,14 @@ class GatewayCore:
         local_reads = self._local_reads
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
+        effects += [Send("applier", request) for request in self.watches.take()]
         return effects
 
     def check_invariants(self) -> None:
         """Every open call is somewhere, and everything is counted right."""
         self._calls.check()
         self.streams.check()
+        self.watches.check()
         placed: dict[int, None] = {}
         for lane in self._lanes:
             lane.check()
@@ -345,6 +364,10 @@ class GatewayCore:
         if revision > self.revision:
             self.revision = revision
 
+    def _header(self, revision: int) -> bytes:
+        """Return a response header for a revision, framed."""
+        return header_bytes(self.identity.cluster, self.identity.member, Revision(revision), self.term)
+
     def _finish_status(self, body: bytes) -> bytes:
         """Append leader, term and errors, which the applier does not know; fields of a message may be appended."""
         tail = rpc.StatusResponse(leader=self.leader, raftTerm=self.term)
@@ -437,6 +460,7 @@ class GatewayCore:
                 self._requeue(self._reads, sequence, None)
         elif message.actor == "applier":
             self._store_open = False
+            self.watches.applier_started()
             for waiting in self._commands.answered_later.values():
                 for call_id in waiting.values():
                     self._answer(call_id, ErrorCode.TIMEOUT_CONNECTION_LOST, b"")
@@ -455,3 +479,6 @@ class GatewayCore:
         """Refresh the gauges; called by the loop before a page or a report."""
         pending = sum(len(batch.ids) for batch in self._commands.inflight.values())
         self.metrics.gauge("etcd_server_proposals_pending", pending + len(self._commands.queue))
+        self.metrics.gauge("etcd_debugging_mvcc_watch_stream_total", self._watch_service.streams)
+        self.metrics.gauge("etcd_debugging_mvcc_watcher_total", self.watches.watchers)
+        self.metrics.gauge("etcd_debugging_mvcc_slow_watcher_total", self.watches.slow)

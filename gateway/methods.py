@@ -154,7 +154,10 @@ _ALL: Final = (
     Method(8, "etcdserverpb.Cluster", "MemberList", _rule_members),
 )
 
-_STREAMS: Final = (StreamMethod(101, "grpc.health.v1.Health", "Watch"),)
+_STREAMS: Final = (
+    StreamMethod(101, "grpc.health.v1.Health", "Watch"),
+    StreamMethod(102, "etcdserverpb.Watch", "Watch"),
+)
 
 METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _ALL}
 """By gRPC path."""
@@ -164,6 +167,7 @@ STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for meth
 """Streaming RPCs by gRPC path."""
 STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: method for method in _STREAMS}
 """By number on the ZeroMQ door."""
+WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
 PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
 """The busiest method, for the short cut in the core."""

@@ -20,7 +20,7 @@ from typing import Final, NamedTuple, Protocol
 from protocol.errors import ErrorCode
 from protocol.types import NOBODY, MemberId, Millis
 
-ROOM_BYTES: Final = 256 * 1024
+ROOM_BYTES: Final = 1024 * 1024
 """What one stream may have unsent before its producer must pause."""
 STREAM_UNSENT_BYTES_MAX: Final = 16 * 1024 * 1024
 """A client whose own requests made more than that to be sent, and who does not read it, is cut off."""

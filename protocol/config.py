@@ -65,6 +65,17 @@ class LimitsConfig(BaseModel):
     open_streams_max: int = Field(100_000, ge=1, description="open streaming calls of one node, such as watch streams")
 
 
+class WatchConfig(BaseModel):
+    """What watches may take, and how often they are told that nothing happened."""
+
+    model_config = _STRICT
+
+    progress_notify_interval_ms: int = Field(
+        600_000, ge=100, description="silence after which a watcher with progress_notify hears the revision; up to 1.1x"
+    )
+    watchers_max: int = Field(1_000_000, ge=1, description="watchers of one node; over it: too many requests")
+
+
 class StorageConfig(BaseModel):
     """Sizes on disk and in memory."""
 
@@ -164,6 +175,7 @@ class ClusterConfig(BaseModel):
     nodes: tuple[NodeConfig, ...] = Field(min_length=1, description="the founding members, an odd number")
     raft: RaftConfig = RaftConfig()
     limits: LimitsConfig = LimitsConfig()
+    watch: WatchConfig = WatchConfig()
     storage: StorageConfig = StorageConfig()
     supervision: SupervisionConfig = SupervisionConfig()
 
@@ -256,6 +268,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "nodes": NodeConfig,
     "raft": RaftConfig,
     "limits": LimitsConfig,
+    "watch": WatchConfig,
     "storage": StorageConfig,
     "supervision": SupervisionConfig,
 }

@@ -1,6 +1,8 @@
 """What the actors of one node say to each other. Lossless and ordered per link, until one of them dies.
 
 Links: gateway <-> raft, raft <-> wal, raft <-> applier, applier -> gateway, gateway -> applier.
+Events: the gateway asks for them while somebody watches, and gives back credit as it takes them; what it was not sent
+for want of credit, or for any other reason, it reads from the log with `ReadEvents`.
 A payload here is opaque to everyone but the actor that applies it.
 """
 
@@ -313,6 +315,86 @@ class StoreProgressed(LocalMessage):
     revision: Revision
     compacted: Revision
     logical_bytes: int
+
+
+# --- events, for watches ---------------------------------------------------------------------------
+
+
+class FollowEvents(LocalMessage):
+    """Gateway to applier: publish events from now on; answered by `EventsFollowed`.
+
+    Repeated with the same session it only changes `previous`: whether events carry the pairs they replaced.
+    """
+
+    incarnation: Incarnation
+    session: int
+    previous: bool
+
+
+class UnfollowEvents(LocalMessage):
+    """Gateway to applier: nobody watches any more; publish nothing."""
+
+    session: int
+
+
+class EventsFollowed(LocalMessage):
+    """Everything after `revision` will be published; from here on with or without the replaced pairs."""
+
+    session: int
+    previous: bool
+    revision: Revision
+
+
+class EventsApplied(LocalMessage):
+    """The events of all revisions after `after` up to `through`, whole revisions in order.
+
+    `records` are records of the log as `storage.layout` has them. `previous` is empty, or holds for each record the
+    framed pair it replaced (b"": none). Where `after` is higher than what the gateway has, events in between were not
+    sent, and stand in the log.
+    """
+
+    session: int
+    after: Revision
+    through: Revision
+    records: tuple[bytes, ...]
+    previous: tuple[bytes, ...]
+
+
+class EventsTaken(LocalMessage):
+    """Gateway to applier: so many bytes of `EventsApplied` were handled; that much more may be sent."""
+
+    session: int
+    size: int
+
+
+class ReadEvents(LocalMessage):
+    """Gateway to applier: read the log from revision (main, sub) on, a slice of it, for these keys and ranges.
+
+    `ranges` are (key, range end) pairs as requests have them.
+    """
+
+    sequence: int
+    main: Revision
+    sub: int
+    ranges: tuple[tuple[bytes, bytes], ...]
+    previous: bool
+
+
+class EventsRead(LocalMessage):
+    """Answers `ReadEvents`: matching records of the log up to, not including, revision (next_main, next_sub).
+
+    It never goes beyond what has been published before it on this link.
+
+    With `next_sub` above 0 the slice ends inside a revision. `compacted` above the revision asked for: it has no
+    complete history any more, and nothing was read. `next_main` 0: the store is not open.
+    """
+
+    sequence: int
+    records: tuple[bytes, ...]
+    previous: tuple[bytes, ...]
+    next_main: Revision
+    next_sub: int
+    compacted: Revision
 
 
 # --- supervisor and shells -------------------------------------------------------------------------

@@ -90,6 +90,8 @@ class MvccStore:
         self.finished: int = state.finished
         self.cursor: int = state.cursor
         self.waits: list[PhysicalWait] = []
+        self.on_commit: Callable[[dict[bytes, bytes | None]], None] | None = None
+        """Told what an entry writes, once per entry, while somebody wants to know."""
         self.counters = {"put": 0, "delete": 0, "txn": 0, "compacted_revisions": 0, "lease_upkeeps_ignored": 0}
         self._member = member
         self._writer = KeyWriter(engine)
@@ -285,6 +287,8 @@ class MvccStore:
         if self.revision - self._counts_revision >= COUNTS_SAVED_EVERY_REVISIONS:
             overlay.changes[COUNTS_KEY] = self._pack_counts()
         self.engine.write(overlay.changes.items())
+        if self.on_commit is not None:
+            self.on_commit(overlay.changes)
         overlay.clear()
         writer.trim_cache()
         writer.keys.split_overgrown(self.engine)

@@ -137,7 +137,7 @@ def test_producer_is_paused_and_told_to_go_on() -> None:
     floods: list[Flood] = []
 
     def opener(stream, _now):  # type: ignore[no-untyped-def]
-        floods.append(Flood(stream, 100, 10_000))
+        floods.append(Flood(stream, 500, 10_000))
         return floods[-1]
 
     table.serve(ECHO, opener)
@@ -157,7 +157,7 @@ def test_producer_is_paused_and_told_to_go_on() -> None:
         assert outcome is not None or not table.dirty
         table.held(1, 0, NOW)
 
-    assert received == [b"%08d" % number for number in range(100)]
+    assert received == [b"%08d" % number for number in range(500)]
     assert rounds >= 4
     assert floods[0].held_max < ROOM_BYTES + 10_000
 
