@@ -296,6 +296,8 @@ class WatchHub:
             self._session += 1
             self._untaken = 0
         self._asked = previous
+        if self._followed and not previous:
+            self._followed = False  # what is asked from now on must not count on the old answer
         message = FollowEvents(incarnation=self._incarnation, session=self._session, previous=previous)
         self.outbox.append(message)
 
@@ -444,7 +446,7 @@ class WatchHub:
             if watcher.place is not Place.READING:
                 continue
             watcher.next = max(watcher.next, message.next_main)
-            if begun:
+            if message.next_sub:
                 going_on.append(watcher)
             elif watcher.next > self.live:
                 watcher.place = Place.SYNCED

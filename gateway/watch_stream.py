@@ -170,8 +170,7 @@ class WatchStream:
         if which == "cancel_request":
             watcher = self._watchers.get(request.cancel_request.watch_id)
             if watcher is not None:
-                self._forget(watcher)
-                self.stream.send(canceled_response(self._header(), watcher.watch_id))
+                self._end(watcher, canceled_response(self._header(), watcher.watch_id))
         elif which == "progress_request":
             if not self._service.hub.ready(self, previous=False):
                 return False
@@ -222,10 +221,11 @@ class WatchStream:
             return WIRE_ERRORS[ErrorCode.TOO_MANY_REQUESTS].text
         return ""
 
-    def _forget(self, watcher: Watcher) -> None:
+    def _end(self, watcher: Watcher, response: bytes) -> None:
         del self._watchers[watcher.watch_id]
         self._service.hub.remove(watcher)
-        self.settle()
+        self.stream.send(response)
+        self.settle()  # behind the response: progress vouches for every watcher the client believes to be alive
 
     def _header(self) -> bytes:
         return self._service.header(self._service.hub.current)
@@ -255,8 +255,7 @@ class WatchStream:
 
     def tell_compacted(self, watcher: Watcher, compacted: int) -> None:
         """Cancel a watcher whose next events are gone."""
-        self._forget(watcher)
-        self.stream.send(canceled_response(self._service.header(0), watcher.watch_id, compacted=compacted))
+        self._end(watcher, canceled_response(self._service.header(0), watcher.watch_id, compacted=compacted))
 
     # --- progress ----------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from protocol.errors import ErrorCode
 from protocol.types import Millis
 from protocol.wire import mvcc_pb2 as mvcc
 from protocol.wire import rpc_pb2 as rpc
+from storage import history
 
 ONLY_DELETES = [rpc.WatchCreateRequest.NOPUT]
 ONLY_PUTS = [rpc.WatchCreateRequest.NODELETE]
@@ -375,6 +376,20 @@ def test_asked_progress_waits_for_the_start_of_a_watcher(world: WatchWorld) -> N
     assert client.progress == [2]
 
 
+def test_progress_never_comes_before_the_end_of_a_watcher_that_missed_something(world: WatchWorld) -> None:
+    """A watcher that is cancelled while it is behind no longer holds progress up, but its end comes first."""
+    client = watching(world, b"k")
+    world.put(b"k")
+    world.begin_restart()
+    world.ask_progress(client)
+    world.cancel(client, 0)
+    world.end_restart()
+    world.settle()
+
+    assert [response.canceled for response in client.responses[1:]] == [True, False]
+    assert client.progress == [2]
+
+
 # --- 40: fragments -------------------------------------------------------------------------------------
 
 
@@ -410,6 +425,35 @@ def test_many_revisions_are_cut_between_revisions(world: WatchWorld, monkeypatch
     assert len(parts) > 3
     assert all(part.ByteSize() < 1600 for part in parts)
     assert len(told(client)) == 20
+
+
+def test_watcher_of_one_key_is_told_the_end_of_a_revision_larger_than_a_slice(
+    world: WatchWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A slice of the log that ends inside a revision goes on there, also when it held nothing for the watcher yet."""
+    monkeypatch.setattr(history, "HISTORY_ROWS_MAX", 2)
+    operations = [rpc.RequestOp(request_put=rpc.PutRequest(key=b"%d" % number)) for number in range(9)]
+    world.do(rpc.TxnRequest(success=operations))
+    client = watching(world, b"7", start_revision=2)
+
+    assert told(client) == [(2, "PUT", b"7")]
+
+
+def test_replaced_pairs_are_asked_for_anew_after_nobody_wanted_them(world: WatchWorld) -> None:
+    """A watcher with prev_kv that comes while the applier is being told to leave them out still gets them."""
+    world.put(b"k", b"1")
+    client = watching(world, b"k")
+    world.watch(client, b"k", prev_kv=True)
+    world.settle()
+    world.cancel(client, 1)
+    world.end_gateway_turn()  # the applier is about to hear that nobody wants them
+    world.watch(client, b"k", prev_kv=True)
+    world.settle()
+    world.put(b"k", b"2")
+    world.settle()
+
+    (change,) = client.heard[2]
+    assert mvcc.KeyValue.FromString(change.previous).value == b"1"
 
 
 # --- 41: the end ---------------------------------------------------------------------------------------
