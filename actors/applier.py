@@ -150,8 +150,8 @@ class ApplierActor:
             return []
         try:
             effects = handler(message)
-        except (Corruption, DiskFailed, InvariantViolation) as error:
-            return self._halt(error)
+        except Exception as error:  # noqa: BLE001 - what is not known to be the disk's fault is raised again
+            return self._halt(self._explained(error))
         return effects
 
     def wake(self, now: Millis) -> list[Effect]:
@@ -164,8 +164,8 @@ class ApplierActor:
                 self._advance_job(effects)
             if self._may_compact(self.store):
                 self._advance_compaction(self.store, effects)
-        except (Corruption, DiskFailed, InvariantViolation) as error:
-            return [*effects, *self._halt(error)]
+        except Exception as error:  # noqa: BLE001 - what is not known to be the disk's fault is raised again
+            return [*effects, *self._halt(self._explained(error))]
         return effects
 
     def end_turn(self, now: Millis) -> list[Effect]:
@@ -493,6 +493,17 @@ class ApplierActor:
         gauges["etcd_debugging_mvcc_keys_total"] = store.keys.total
         gauges["etcd_mvcc_db_total_size_in_bytes"] = store.size
         gauges["etcd_mvcc_db_total_size_in_use_in_bytes"] = store.size_in_use
+
+    def _explained(self, error: Exception) -> Exception:
+        """Return what ends the node; an error that a restart may cure is raised again.
+
+        `Engine.get` lets RocksDB's own errors through, so that the hottest call there is costs nothing more.
+        """
+        if self.store is not None:
+            error = self.store.engine.explained(error)
+        if not isinstance(error, Corruption | DiskFailed | InvariantViolation):
+            raise error
+        return error
 
     def _halt(self, error: Exception) -> list[Effect]:
         self._stopped = True

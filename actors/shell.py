@@ -22,7 +22,7 @@ from actors.lifeline import Lifeline, LifelineCut
 from actors.links import HEADERS_REMEMBERED_MAX, LocalLinks, PeerDoor, PeerLinks
 from actors.memory import FreedMemory
 from protocol import codec, local, peer
-from protocol.errors import PeerFault
+from protocol.errors import Corruption, DiskFailed, PeerFault
 from protocol.message import Message
 from protocol.types import NOBODY, MemberId, Millis
 
@@ -104,7 +104,9 @@ class Shell:
             self._halt = Halt("the supervisor is gone")
         except Exception as error:  # noqa: BLE001 - whatever an actor raises, the story must be told
             self._log.exception("actor_failed", story=self._told_story())
-            self._halt = Halt(f"{type(error).__name__}: {error}", failed=True)
+            # A disk that failed behind the actor's back, in the background, is no better after a restart.
+            fatal = isinstance(error, Corruption | DiskFailed)
+            self._halt = Halt(f"{type(error).__name__}: {error}", failed=True, fatal=fatal)
         halt = self._halt
         assert halt is not None, "the loop ends with a halt"
         self._say_goodbye(halt)

@@ -103,7 +103,7 @@ class Supervisor:
         self._stop_all()
         self._directory.close()
         if self._failure:
-            self._log.error("node_failed", reason=self._failure)
+            self._log.error("node_failed", reason=self._failure, data_dir=str(self._directory.path))
         self._tell_launcher(local.NodeStopped(node=self._node.name, failure=self._failure))
         return EXIT_FAILED if self._failure else 0
 

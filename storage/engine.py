@@ -12,7 +12,11 @@ class Engine(Protocol):
     """Keys and values are bytes; keys are ordered bytewise."""
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of `key`, or None."""
+        """The value of `key`, or None. What goes wrong is raised as it comes: `explained` says what it means."""
+        ...
+
+    def explained(self, error: Exception) -> Exception:
+        """Return what an error of a read means: `Corruption` or `DiskFailed`; the error itself if it is not ours."""
         ...
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:

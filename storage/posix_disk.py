@@ -10,19 +10,21 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from time import perf_counter
+from typing import Final
 
 from protocol.errors import DiskFailed
 
-_HINTS = {
+DISK_HINTS: Final = {
     errno.ENOSPC: "the disk is full: make room, then start this node again",
     errno.EDQUOT: "the quota of this user is used up: make room, then start this node again",
     errno.EROFS: "the file system is mounted read-only",
 }
+"""What to do about an error of the disk, by its number."""
 
 
 def _failed(action: str, path: Path, error: OSError) -> DiskFailed:
     text = f"{action} {path}: {error.strerror or error}"
-    hint = _HINTS.get(error.errno or 0)
+    hint = DISK_HINTS.get(error.errno or 0)
     return DiskFailed(f"{text} ({hint})" if hint else text)
 
 

@@ -7,6 +7,7 @@ iterators are always asked for their status, because an unreadable block looks l
 rocksdict holds the GIL in write, get, iteration and checkpoint, and releases it in flush, compact_range and close.
 """
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -27,6 +28,7 @@ from rocksdict import (
 
 from protocol.config import StorageConfig
 from protocol.errors import Corruption, DiskFailed
+from storage.posix_disk import DISK_HINTS
 
 _BACKGROUND_JOBS_MAX: Final = 2
 _OPEN_FILES_MAX: Final = 256
@@ -92,11 +94,15 @@ class RocksEngine:
         try:
             self._db = Rdict(str(root / path), rocks_options(config), access_type=access)
         except Exception as error:
-            raise _failure(f"{path}: cannot be opened", error) from error
+            raise _failure(f"{root / path}: cannot be opened", error) from error
         self._write_options = WriteOptions()
         self._write_options.disable_wal = True  # type: ignore[method-assign, assignment]  # a property since 0.3.29
         self.get: Callable[[bytes], bytes | None] = self._db.get
         """`get(key)`: bound straight to RocksDB; one Python call less on the hottest path."""
+
+    def explained(self, error: Exception) -> Exception:
+        """RocksDB's errors come out of `get` and `get_many` as bare exceptions."""
+        return _failure("read failed", error) if type(error) is Exception else error
 
     def get_many(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """The values of `keys`; releases the GIL meanwhile."""
@@ -223,6 +229,9 @@ def _check(iterator: Any, bounds: ReadOptions) -> None:
 
 
 def _failure(what: str, error: Exception) -> Corruption | DiskFailed:
-    """RocksDB names corruption in its message; everything else is the disk."""
+    """RocksDB names corruption and the file in its message; everything that is not corruption is the disk."""
     text = f"{what}: {error}"
-    return Corruption(text) if "Corruption" in text else DiskFailed(text)
+    if "Corruption" in text:
+        return Corruption(text)
+    hint = next((hint for number, hint in DISK_HINTS.items() if os.strerror(number) in text), "")
+    return DiskFailed(f"{text} ({hint})" if hint else text)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from protocol.config import StorageConfig
-from protocol.errors import DiskFailed
+from protocol.errors import Corruption, DiskFailed
 from sim.engine import SimEngine
 from storage.engine import Engine
 from storage.posix_disk import PosixDisk
@@ -193,5 +193,36 @@ def test_random_writes_match_a_dict(engine: Engine) -> None:
 def test_a_store_that_cannot_be_opened_says_so(tmp_path: Path) -> None:
     """A path that is a file is an error with the path in it, not a store."""
     (tmp_path / "store").write_text("no directory")
-    with pytest.raises(DiskFailed, match="store: cannot be opened"):
+    with pytest.raises(DiskFailed, match=f"{tmp_path / 'store'}: cannot be opened"):
         RocksEngine(tmp_path, "store", StorageConfig())
+
+
+def test_a_rotten_block_is_never_taken_for_data(tmp_path: Path) -> None:
+    """Whatever reads over a damaged block says which file it is in, and what it says is understood as damage."""
+    store = RocksEngine(tmp_path, "store", StorageConfig())
+    keys = [b"%04d" % number for number in range(400)]
+    store.write([(key, random.Random(key).randbytes(200)) for key in keys])
+    store.close()
+    [table] = (tmp_path / "store").glob("*.sst")
+    data = bytearray(table.read_bytes())
+    data[len(data) // 3] ^= 0x55
+    table.write_bytes(data)
+    store = RocksEngine(tmp_path, "store", StorageConfig())
+    damaged = 0
+    for key in keys:
+        for read in (lambda key=key: store.get(key), lambda key=key: store.get_many([key])[0]):  # type: ignore[misc]
+            try:
+                assert read() == random.Random(key).randbytes(200)
+            except Exception as error:  # noqa: BLE001 - which it is, is the question
+                explained = store.explained(error)
+                assert isinstance(explained, Corruption), explained
+                assert table.name in str(explained)
+                damaged += 1
+    assert 2 <= damaged < 100
+    with pytest.raises(Corruption, match=table.name):
+        list(store.scan(b"", b"\xff"))
+    with pytest.raises(Corruption, match=table.name):
+        list(store.scan(b"", b"\xff", reverse=True))
+    ours = ValueError("not RocksDB's")
+    assert store.explained(ours) is ours
+    store.close()

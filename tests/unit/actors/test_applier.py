@@ -514,3 +514,24 @@ def test_raft_hears_of_applied_entries_in_bounds_not_one_by_one(node: Node) -> N
     node.now = due
     effects = node.actor.wake(due) + node.actor.end_turn(due)
     assert sent(effects, EntriesApplied) == [EntriesApplied(applied=Index(REPORT_ENTRIES + 2))]
+
+
+def test_a_rotten_block_ends_the_node_and_names_its_file(node: Node, tmp_path: Path) -> None:
+    """A read over damage is neither answered nor tried by another incarnation: the node ends with the file's name."""
+    node.apply(*(node.puts(b"%04d" % number) for number in range(300)))
+    node.stop()
+    [table] = (tmp_path / "store").glob("*.sst")
+    data = bytearray(table.read_bytes())
+    data[len(data) // 3] ^= 0x55
+    table.write_bytes(data)
+    node.actor = node._make()
+    node.open()
+    effects: list[Effect] = []
+    for number in range(300):
+        effects = node.read(ReadKind.RANGE, range_of(b"%04d" % number))
+        if not sent(effects, ReadsServed):
+            break
+    [halt] = [effect for effect in effects if isinstance(effect, Halt)]
+    assert (halt.failed, halt.fatal) == (True, True)
+    assert halt.reason.startswith("Corruption: read failed: Corruption: block checksum mismatch")
+    assert table.name in halt.reason

@@ -18,6 +18,7 @@ from actors.links import LocalLinks, PeerDoor, PeerLinks
 from actors.metrics import ActorMetrics
 from actors.shell import STORY_EVENTS_MAX, Shell
 from protocol import codec, local, peer
+from protocol.errors import Corruption, DiskFailed
 from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import ClusterId, Incarnation, Index, MemberId, Millis, StoreId, Term
@@ -209,17 +210,26 @@ def test_background_work_comes_back_as_a_message(make_stage: MakeStage) -> None:
     assert actor.seen == [("raft", "StoreFlushed")]
 
 
-def test_background_failures_end_the_actor(make_stage: MakeStage) -> None:
-    """What goes wrong on the other thread goes wrong for all to see."""
+@pytest.mark.parametrize(
+    ("error", "fatal"),
+    [
+        (OSError(28, "No space left on device"), False),
+        (DiskFailed("flush failed: No space left on device"), True),
+        (Corruption("No space left on device"), True),
+    ],
+)
+def test_background_failures_end_the_actor(make_stage: MakeStage, error: Exception, fatal: bool) -> None:
+    """What goes wrong on the other thread goes wrong for all to see; a bad disk is no reason to try again."""
 
     def job() -> Message:
-        raise OSError(28, "No space left on device")
+        raise error
 
     actor = Scripted()
     actor.started = [RunInBackground(job, "flush")]
     with capture_logs() as logs:
         halt = make_stage(actor).run()
     assert halt.failed
+    assert halt.fatal == fatal
     assert "No space left on device" in halt.reason
     assert [line["event"] for line in logs] == ["actor_failed", "actor_halted"]
 
