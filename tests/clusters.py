@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from tempfile import gettempdir
 
@@ -68,8 +68,10 @@ class Cluster:
         ports = free_ports(3 * nodes)
         self.ports = {name: tuple(ports[3 * at : 3 * at + 3]) for at, name in enumerate(self.names)}
         self.launchers: list[subprocess.Popen[bytes]] = []
+        self._newest: dict[str, subprocess.Popen[bytes]] = {}
         self._runs = itertools.count(1)
         self._seen: dict[int, psutil.Process] = {}
+        self._seen_as: dict[int, str] = {}
         directory.mkdir(parents=True, exist_ok=True)
         self._write(sections)
 
@@ -109,16 +111,37 @@ class Cluster:
 
     # --- running -----------------------------------------------------------------------------------
 
-    def launch(self, *names: str, data: Path | None = None, file: Path | None = None) -> "subprocess.Popen[bytes]":
-        """Start a launcher for some nodes, or for all, and return it at once."""
-        command = [sys.executable, "-m", "tools.launch", str(file or self.file), "--data-dir", str(data or self.data)]
-        command += [f"--node={name}" for name in names]
+    def launch(
+        self,
+        *names: str,
+        data: Path | None = None,
+        file: Path | None = None,
+        prefix: Sequence[str] = (),
+        options: Sequence[str] = (),
+    ) -> "subprocess.Popen[bytes]":
+        """Start a launcher for some nodes, or for all, and return it at once.
+
+        Args:
+            names: the nodes; none: all of the file.
+            data: parent of the data directories.
+            file: another cluster file.
+            prefix: the words of a command that runs the launcher in its own place.
+            options: more options of the launcher.
+        """
+        command = [*prefix, sys.executable, "-m", "tools.launch", str(file or self.file)]
+        command += ["--data-dir", str(data or self.data), *(f"--node={name}" for name in names), *options]
         with self._log_path(next(self._runs)).open("wb") as log:
             launcher = subprocess.Popen(
                 command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         self.launchers.append(launcher)
+        for name in names or self.names:
+            self._newest[name] = launcher
         return launcher
+
+    def launcher_of(self, name: str) -> "subprocess.Popen[bytes]":
+        """The launcher that a node was last started under."""
+        return self._newest[name]
 
     def start(self, *names: str) -> None:
         """Start nodes under one launcher and wait until a leader answers."""
@@ -203,7 +226,8 @@ class Cluster:
                 for process in psutil.Process(launcher.pid).children(recursive=True):
                     self._seen[process.pid] = process
                     with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess, IndexError):
-                        found[process.cmdline()[0]] = process
+                        title = self._seen_as[process.pid] = process.cmdline()[0]
+                        found[title] = process
         return found
 
     def pid(self, actor: str, node: str) -> int | None:
@@ -217,6 +241,16 @@ class Cluster:
         assert pid is not None, f"{node} has no {actor} to kill"
         os.kill(pid, signal.SIGKILL)
         return pid
+
+    def kill_node(self, name: str) -> None:
+        """SIGKILL a whole node at once, and the launcher it alone runs under; return when all of it is dead."""
+        launcher = self.launcher_of(name)
+        tree = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        launcher.wait(10)
+        wait_until(lambda: not [process for process in tree if _alive(process)], 10, f"all of {name} is dead")
 
     def kill_everything(self) -> None:
         """SIGKILL every process at once."""
@@ -235,6 +269,10 @@ class Cluster:
         """Processes of this cluster that run: seen under a launcher once, or working in our data directories."""
         self.processes()
         return [process for process in self._seen.values() if _alive(process)]
+
+    def survivors_of(self, name: str) -> list[psutil.Process]:
+        """Those of them that belong to one node."""
+        return [process for process in self.survivors() if self._seen_as.get(process.pid, "").split()[1:2] == [name]]
 
     def stop(self) -> list[int]:
         """SIGTERM to all launchers; return their exit statuses."""

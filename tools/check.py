@@ -1,7 +1,8 @@
 """Everything there is to check, in parts with times: `python -m tools.check`, and `--full` at length.
 
-Quick is what `.ci/run` runs. Full adds every chaos scenario, thousands of simulator seeds, tens of thousands of random
-requests to etcd and actd alike, and the benchmark's shortest round.
+Quick is what `.ci/run` runs. Full adds every chaos scenario, the tests marked `long`, thousands of simulator seeds,
+tens of thousands of random requests to etcd and actd alike, and the benchmark's shortest round; the machine should
+have nothing else to do.
 """
 
 import subprocess
@@ -22,6 +23,7 @@ QUICK = (
 )
 FULL = (
     ("chaos, every scenario", ["pytest", "-n", "auto", "-q", "-m", "chaos"]),
+    ("long tests", ["pytest", "-m", "long", "-q"]),
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
     ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),

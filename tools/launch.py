@@ -113,7 +113,7 @@ class Launcher:
     def _fork(self, node: NodeConfig) -> None:
         ours, theirs = Lifeline.pair()
         parent = os.getpid()
-        directory = (self._data_dir / node.name if self._data_dir else Path(self._config.data_dir_of(node))).resolve()
+        directory = self._directory_of(node)
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -153,9 +153,18 @@ class Launcher:
                     elif isinstance(message, local.NodeStopped):
                         self._explained.add(name)
                         if message.failure:
-                            typer.secho(f"actd: {name} stopped: {message.failure}", fg=typer.colors.RED, err=True)
+                            self._tell_failure(name, message.failure)
             except LifelineCut:
                 self._on_end(pid)
+
+    def _tell_failure(self, name: str, failure: str) -> None:
+        directory = self._directory_of(self._config.node(name))
+        where = "" if str(directory) in failure else f" (its data: {directory})"
+        typer.secho(f"actd: {name} stopped: {failure}{where}", fg=typer.colors.RED, err=True)
+
+    def _directory_of(self, node: NodeConfig) -> Path:
+        own = self._data_dir / node.name if self._data_dir else Path(self._config.data_dir_of(node))
+        return own.resolve()
 
     def _on_end(self, pid: int) -> None:
         name, lifeline = self._running.pop(pid)
@@ -177,11 +186,12 @@ class Launcher:
 
         table = Table(title="actd is up", title_justify="left", box=None, pad_edge=False)
         for column in ("member", "id", "role", "gRPC and HTTP", "ZeroMQ"):
-            table.add_column(column)
+            # An address that is cut short is of no use: rather a second line.
+            table.add_column(column, overflow="fold")
         for node in self._config.nodes:
             member = self._config.member_id(node.name)
             role = "leader" if member == changed.leader else "follower"
-            table.add_row(node.name, f"{member:x}", role, node.client_url, f"tcp://{node.zmq}")
+            table.add_row(node.name, f"{member:x}", role, node.client, f"tcp://{node.zmq}")
         console = Console()
         console.print(table)
         first = self._config.nodes[0]
@@ -205,7 +215,14 @@ def launch(
     log_format: Annotated[str, typer.Option(help="console or json")] = "console",
     log_level: Annotated[str, typer.Option(help="debug, info, warning or error")] = "info",
 ) -> None:
-    """Start the nodes of CLUSTER that run on this machine, and keep them running."""
+    """Start the nodes of CLUSTER that run on this machine, and keep them running.
+
+    Says when the cluster has a leader, and how to talk to it. Ctrl-C or SIGTERM stops all nodes in good order. Each
+    node keeps its data in DATA_DIR/NAME and may be started again from there; on a real cluster every machine starts its
+    own node: --node n1.
+
+    Exit status: 0 stopped as asked, 1 a node has failed (the last lines say why), 2 refused, nothing was started.
+    """
     if not __debug__:
         raise refuse("will not run under python -O: the assertions that -O removes guard your data")
     if log_format not in ("console", "json"):

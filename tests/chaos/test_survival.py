@@ -1,132 +1,161 @@
-"""Crashes under load: what was acknowledged stays, revisions never go back, all members hold the same."""
+"""Crashes under load at both doors: what was acknowledged stays, revisions never go back, all members hold the same."""
 
-import contextlib
-import itertools
+import os
+import statistics
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from clusters import Cluster, wait_until
-
-from actd.errors import ActdError
+from clusters import ACTORS, Cluster, running, wait_until
+from loads import GrpcUser, Load, NotAnswered, User, ZmqUser
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 MakeCluster = Callable[..., Cluster]
+ELECTION_TIMEOUT_S = 1.0
+HELPERS = ("snapshot_receiver", "snapshot_sender")
 
 
-class Load:
-    """Threads that put without end and remember what was acknowledged."""
-
-    def __init__(self, cluster: Cluster, threads: int = 3) -> None:
-        self._cluster = cluster
-        self._stop = threading.Event()
-        self.acknowledged: dict[str, tuple[str, int]] = {}
-        """Value and revision by key; every key is written once."""
-        self.faults: list[str] = []
-        self._threads = [threading.Thread(target=self._run, args=(number,)) for number in range(threads)]
-
-    def _run(self, number: int) -> None:
-        highest = 0
-        with self._cluster.client(timeout_s=3.0) as client:
-            for turn in itertools.count():
-                if self._stop.is_set():
-                    return
-                key, value = f"load/{number}/{turn:06d}", f"{number} {turn}"
-                try:
-                    revision = client.put(key, value).revision
-                except ActdError:
-                    self._stop.wait(0.02)
-                    continue
-                if revision <= highest:
-                    self.faults.append(f"{key}: revision {revision} after {highest}")
-                highest = revision
-                self.acknowledged[key] = (value, revision)
-                self._stop.wait(0.002)
-
-    def await_more(self, count: int = 100, timeout_s: float = 40.0) -> None:
-        """Wait until so many more writes are acknowledged."""
-        wanted = len(self.acknowledged) + count
-        wait_until(lambda: len(self.acknowledged) >= wanted, timeout_s, f"{count} more acknowledged writes")
-
-    @contextlib.contextmanager
-    def running(self) -> Iterator["Load"]:
-        """Write for as long as the block runs."""
-        for thread in self._threads:
-            thread.start()
-        try:
-            yield self
-        finally:
-            self._stop.set()
-            for thread in self._threads:
-                thread.join(20)
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Three nodes, each under a launcher of its own; a test leaves all of them running."""
+    raft = {"election_timeout_ms": int(ELECTION_TIMEOUT_S * 1000)}
+    with running(Cluster(tmp_path_factory.mktemp("apart"), raft=raft)) as made:
+        made.start_apart()
+        yield made
 
 
-def check(cluster: Cluster, load: Load) -> None:
-    """Every member serves, has every acknowledged write at its revision, and hashes to the same."""
-    assert not load.faults
-    for name in cluster.names:
-        cluster.await_serving(name)
-    with cluster.client() as client:
-        revision = client.put("last", "word").revision
-    assert revision > max(at for _, at in load.acknowledged.values())
-    for name in cluster.names:
-        with cluster.client(name) as client:
-            held = {pair.key.decode(): (pair.text, pair.mod_revision) for pair in client.get_prefix("load/").pairs}
-        lost = {key: (said, held.get(key)) for key, said in load.acknowledged.items() if held.get(key) != said}
-        assert not lost, f"{name} lost or changed {len(lost)} of {len(load.acknowledged)}"
-    hashes = cluster.hashes(revision)
-    assert len(set(hashes.values())) == 1, hashes
-
-
-def test_leader_tree_dies_and_comes_back(make_cluster: MakeCluster) -> None:
-    """The whole leading node is killed under load and started again: nothing acknowledged is lost."""
-    cluster = make_cluster()
-    cluster.start_apart()
-    load = Load(cluster)
+def test_every_kind_of_actor_dies_under_load(apart: Cluster) -> None:
+    """raft, wal, applier, gateway and supervisor of the leading node are killed one after the other."""
+    load = Load(apart)
     with load.running():
-        load.await_more()
-        leader = cluster.await_leader()
-        launcher = cluster.launchers[cluster.names.index(leader)]
-        # The supervisor first: without its launcher it would stop in good order, which is not what is tested.
-        cluster.kill("supervisor", leader)
-        launcher.kill()
-        load.await_more()
-        wait_until(lambda: cluster.leader() not in (None, leader), 20, "another leader")
-        wait_until(lambda: not [at for at in cluster.survivors() if at.ppid() == 1], 10, "its tree is dead")
-        cluster.launch(leader)
-        cluster.await_serving(leader)
-        load.await_more()
-    check(cluster, load)
+        load.await_more(50)
+        for actor in ACTORS:
+            leader = apart.await_leader()
+            old = apart.kill(actor, leader)
+            wait_until(lambda: apart.pid(actor, leader) not in (None, old), 20, f"{leader} {actor} runs again")  # noqa: B023
+            apart.await_serving(leader)
+            load.await_more(30)
+        leader = apart.await_leader()
+        launcher = apart.launcher_of(leader)
+        apart.kill("supervisor", leader)
+        assert launcher.wait(20) == 1, "a launcher whose node is gone ends"
+        assert f"actd: {leader} ended without a word: killed by signal 9" in apart.log_of(launcher)
+        assert not apart.survivors_of(leader)
+        apart.launch(leader)
+        apart.await_serving(leader)
+        load.await_more(30)
+    load.check()
 
 
-def test_everything_dies_at_once(make_cluster: MakeCluster) -> None:
+def outage_s(cluster: Cluster, victim: str) -> float:
+    """Kill a whole node and return after how many seconds a write is acknowledged that began behind its death."""
+    others = [name for name in cluster.names if name != victim]
+    users: list[User] = [ZmqUser(cluster, *others, timeout_s=20)]
+    users += [GrpcUser(cluster, name, timeout_s=20) for name in others]
+    for user in users:
+        user.get("warm")
+    answered: list[float] = []
+
+    def probe(user: User, number: int) -> None:
+        until = began + 60
+        while not answered and time.monotonic() < until:
+            try:
+                user.put(f"outage/{number}", str(began))
+                answered.append(time.monotonic())
+            except NotAnswered:
+                continue
+
+    threads = [threading.Thread(target=probe, args=(user, number)) for number, user in enumerate(users)]
+    began = time.monotonic()
+    cluster.kill_node(victim)
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(70)
+    for user in users:
+        user.close()
+    assert answered, f"no write was acknowledged within 60 s after {victim} had died"
+    return min(answered) - began
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=pytest.mark.long)])
+def test_the_leading_node_dies_and_comes_back(
+    apart: Cluster, kills: int, record_property: Callable[[str, object], None]
+) -> None:
+    """Whole leading nodes are killed under load: another leads soon, and nothing acknowledged is lost.
+
+    Goal over 20 kills: a median under two election timeouts and none over five. On a machine that is busy with other
+    tests three kills only show that it is a matter of seconds.
+    """
+    load = Load(apart)
+    outages: list[float] = []
+    with load.running():
+        load.await_more(50)
+        for _ in range(kills):
+            leader = apart.await_leader()
+            outages.append(outage_s(apart, leader))
+            apart.launch(leader)
+            apart.await_serving(leader)
+            load.await_more(20)
+    load.check()
+    told = ", ".join(f"{outage:.2f}" for outage in sorted(outages))
+    record_property("outages_s", told)
+    at_length = kills > 3
+    assert statistics.median(outages) < (2 if at_length else 5) * ELECTION_TIMEOUT_S, told
+    assert max(outages) < (5 if at_length else 20) * ELECTION_TIMEOUT_S, told
+
+
+def test_everything_dies_at_once(apart: Cluster) -> None:
     """All processes are killed under load and started again, twice: nothing acknowledged is lost."""
-    cluster = make_cluster()
-    cluster.start()
-    load = Load(cluster)
+    load = Load(apart)
     with load.running():
         for _ in range(2):
-            load.await_more()
-            cluster.kill_everything()
-            cluster.start()
-        load.await_more()
-    check(cluster, load)
+            load.await_more(60)
+            apart.kill_everything()
+            apart.start_apart()
+        load.await_more(60)
+    load.check()
 
 
 def test_follower_far_behind_gets_a_snapshot(make_cluster: MakeCluster) -> None:
-    """A follower that missed more than the log keeps catches up by snapshot while writes go on."""
+    """A follower that missed more than the log keeps catches up by snapshot while writes go on.
+
+    The helpers that carry the snapshot, like any other actor, may be killed on the way.
+    """
     cluster = make_cluster(raft={"snapshot_count": 50, "catchup_entries": 10})
     cluster.start_apart()
     leader = cluster.await_leader()
     behind = next(name for name in cluster.names if name != leader)
     load = Load(cluster)
-    with load.running():
+    with load.running(), cluster.client() as client:
         load.await_more(20)
-        cluster.launchers[cluster.names.index(behind)].kill()
-        wait_until(lambda: cluster.pid("supervisor", behind) is None, 10, f"{behind} is down")
-        load.await_more(600)
+        cluster.kill_node(behind)
+        before = client.status().raft_index
+        for number in range(24):
+            client.put(f"bulk/{number}", os.urandom(1 << 20))
+        load.await_more(300)
+        assert client.status().raft_index - before > 60, "more entries than the log keeps"
+        began = len(load.acknowledged)
         launcher = cluster.launch(behind)
-        wait_until(lambda: "snapshot_installed" in cluster.log_of(launcher), 40, "a snapshot is installed")
+        for helper, node in zip(HELPERS, (behind, leader), strict=True):
+            kill_helper(cluster, helper, node)
+        wait_until(lambda: "snapshot_installed" in cluster.log_of(launcher), 60, "a snapshot is installed")
+        assert len(load.acknowledged) > began, "writes went on"
         cluster.await_serving(behind)
-        load.await_more()
-    check(cluster, load)
+        load.await_more(30)
+    load.check()
+
+
+def kill_helper(cluster: Cluster, helper: str, node: str) -> None:
+    """Wait for a helper of a node to appear, and kill it."""
+    pids: list[int] = []
+
+    def seen() -> bool:
+        pid = cluster.pid(helper, node)
+        pids.extend([pid] if pid else [])
+        return bool(pids)
+
+    wait_until(seen, 30, f"{node} has a {helper}")
+    os.kill(pids[0], 9)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -184,6 +186,17 @@ def test_too_many_deaths_end_the_node_loudly(make_node: MakeNode) -> None:
     [failed] = [line for line in node.log if line["event"] == "node_failed"]
     assert failed["reason"].startswith("applier died 3 times within 60 s, last: ValueError: as it was told")
     assert not any(psutil.pid_exists(pid) for pid in node.pids())
+
+
+def test_restarts_wait_longer_each_time(make_node: MakeNode) -> None:
+    """The wait before a restart doubles up to its bound, so that a bad node does not keep the machine busy."""
+    node = make_node({"applier": "crash"}, restarts_max=4, backoff_first_ms=100, backoff_max_ms=300)
+    assert node.supervisor.wait(30) == 1
+    deaths = [datetime.fromisoformat(line["timestamp"]) for line in node.log if line["event"] == "actor_died"]
+    gaps_s = [(later - earlier).total_seconds() for earlier, later in pairwise(deaths)]
+    assert len(gaps_s) == 4
+    for gap_s, least_s in zip(gaps_s, (0.1, 0.2, 0.3, 0.3), strict=True):
+        assert gap_s >= least_s
 
 
 def test_an_entry_point_that_raises_says_why(make_node: MakeNode) -> None:
