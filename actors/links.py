@@ -21,7 +21,7 @@ from actors.metrics import ActorMetrics
 from protocol.codec import MESSAGE_BYTES_MAX
 from protocol.errors import InvariantViolation, PeerFault, StartRefused
 from protocol.identity import NodeIdentity
-from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader
+from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader, refusal
 from protocol.types import Incarnation, MemberId
 
 RUN_DIR: Final = "run"
@@ -340,7 +340,7 @@ class PeerDoor:
     def _examine(self, head: bytes) -> tuple[PeerHeader, str] | None:
         """Return what a head says; None if whoever sent it is refused."""
         header = PeerHeader.unpack(head)
-        problem = self._problem(header)
+        problem = refusal(header, self._identity.cluster, self._identity.member)
         if problem:
             self._metrics.count("actd_peer_refused_total")
             self.refused.append((header.sender, problem))
@@ -349,21 +349,6 @@ class PeerDoor:
             self._welcome.clear()
         known = self._welcome[head] = (header, f'etcd_network_peer_received_bytes_total{{From="{header.sender:x}"}}')
         return known
-
-    def _problem(self, header: PeerHeader) -> str:
-        identity = self._identity
-        if header.version != PEER_WIRE_VERSION:
-            return f"peer wire version {header.version}, this node speaks {PEER_WIRE_VERSION}"
-        if header.cluster != identity.cluster:
-            return (
-                f"you belong to cluster {header.cluster:x}, this is {identity.cluster:x}: compare the nodes and the "
-                "token in both cluster files"
-            )
-        if header.receiver != identity.member:
-            return f"you look for member {header.receiver:x}, this is {identity.member:x}: compare the peer addresses"
-        if header.sender == identity.member:
-            return f"member {identity.member:x} runs twice: two nodes have one id"
-        return ""
 
     def close(self) -> None:
         """Stop listening."""

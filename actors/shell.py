@@ -35,12 +35,6 @@ REFUSAL_INTERVAL_MS: Final = 5000
 REFUSALS_REMEMBERED_MAX: Final = 1000
 HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
 """Short-lived actors, and the only ones that peers may speak to through raft's door."""
-PEER_KINDS: Final = frozenset(
-    {kind.__name__ for kind in peer.PeerMessage.__subclasses__()}
-    | {"OfferSnapshot", "PeerRefused"}
-    | {"SnapshotChunk", "SnapshotProgress"}
-)
-"""What another node may say; the messages of this node's own actors are not among it."""
 
 
 def now_ms() -> Millis:
@@ -158,7 +152,7 @@ class Shell:
             source = self._peer_sources.get(header) or self._meet(header)
             for body in bodies:
                 try:
-                    message = codec.decode(body, PEER_KINDS)
+                    message = codec.decode(body, peer.PEER_KINDS)
                 except PeerFault as error:
                     self._fault(header.sender, str(error), now)
                     continue

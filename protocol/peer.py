@@ -62,6 +62,22 @@ class PeerHeader(NamedTuple):
         return cls(version, cluster, sender, receiver, store, incarnation, name)
 
 
+def refusal(header: PeerHeader, cluster: ClusterId, member: MemberId) -> str:
+    """Return why a frame with this header is not for `member` of `cluster`, in words for an operator, or nothing."""
+    if header.version != PEER_WIRE_VERSION:
+        return f"peer wire version {header.version}, this node speaks {PEER_WIRE_VERSION}"
+    if header.cluster != cluster:
+        return (
+            f"you belong to cluster {header.cluster:x}, this is {cluster:x}: compare the nodes and the token in both "
+            "cluster files"
+        )
+    if header.receiver != member:
+        return f"you look for member {header.receiver:x}, this is {member:x}: compare the peer addresses"
+    if header.sender == member:
+        return f"member {member:x} runs twice: two nodes have one id"
+    return ""
+
+
 class PeerMessage(Message):
     """A raft message; `term` is the sender's term unless the kind says otherwise."""
 
@@ -197,3 +213,11 @@ class SnapshotProgress(Message):
     transfer: int
     next_sequence: int
     state: str
+
+
+PEER_KINDS: Final = frozenset(
+    {kind.__name__ for kind in PeerMessage.__subclasses__()}
+    | {"OfferSnapshot", "PeerRefused"}
+    | {"SnapshotChunk", "SnapshotProgress"}
+)
+"""What another node may say; the messages of this node's own actors are not among it."""

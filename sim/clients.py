@@ -88,8 +88,11 @@ class SimClient:
         self._node: SimNode = rng.choice(world.nodes)
         self._open: Call | None = None
         unit_us = world.config.raft.election_timeout_ms * 1000
-        self._think_us = int(unit_us * rng.choice((0.005, 0.02, 0.1, 0.3)))
-        self._timeout_ms = max(50, int(unit_us * rng.choice((0.5, 3, 10)) / 1000))
+        self._think_us = int(world.think_us * rng.uniform(0.5, 1.5))
+        self._burst = rng.choice((1, 1, 3, 8))
+        """Calls it makes one after another before it thinks for as many times as long."""
+        self._calls_in_burst = 0
+        self._timeout_ms = max(50, int(unit_us * rng.choice((0.5, 2, 5)) / 1000))
 
     @property
     def waiting(self) -> bool:
@@ -98,13 +101,14 @@ class SimClient:
 
     def begin(self) -> None:
         """Plan the first call."""
-        self._later(self._think_us)
+        self._later(self._rng.randrange(1 + self._think_us))
 
     def probe(self, node: "SimNode") -> None:
         """From now on ask only plain puts, of this node only, until `PROBES` of them are answered."""
         self.probing = True
         self._node = node
         self._think_us = min(self._think_us, 20_000)
+        self._burst = 1
         self._timeout_ms = 200 + 2 * self.world.config.raft.election_timeout_ms
 
     def _on_answer(self, call: Call, code: int, body: bytes) -> None:
@@ -119,7 +123,7 @@ class SimClient:
             self._learn(call, body)
             self.probe_answers += self.probing
             self.stopped = self.stopped or self.probe_answers >= PROBES
-            self._later(int(self._rng.expovariate(1.0) * self._think_us))
+            self._later(self._pause_us())
         else:
             self.world.counts[f"answer_{ErrorCode(code).name.lower()}"] += 1
             self._go_elsewhere()
@@ -172,7 +176,7 @@ class SimClient:
     def _expect_answer(self, call: Call, process: Process) -> None:
         if call is not self._open:
             return
-        if process.alive and not process.paused_lately(call.timeout_ms * 1000 + ANSWER_GRACE_US):
+        if process.alive and not process.excused_lately(call.timeout_ms * 1000 + ANSWER_GRACE_US):
             text = f"call {call.id} ({call.request.method}) to {process!r} had {call.timeout_ms} ms and no answer"
             raise SimulationFailed("every call is answered", text)
         self._give_up(call)
@@ -193,7 +197,15 @@ class SimClient:
         """Try again after a moment, mostly at another node."""
         if not self.probing and self._rng.random() < 0.7:
             self._node = self._rng.choice(self.world.nodes)
-        self._later(self._think_us + self._rng.randrange(1000, 30_000))
+        self._later(self._pause_us() + self._rng.randrange(1000, 30_000))
+
+    def _pause_us(self) -> int:
+        """How long it thinks now: not at all within a burst."""
+        self._calls_in_burst += 1
+        if self._calls_in_burst < self._burst:
+            return 0
+        self._calls_in_burst = 0
+        return int(self._rng.expovariate(1.0) * self._think_us * self._burst)
 
     def _learn(self, call: Call, body: bytes) -> None:
         response = RESPONSES[call.request.method].FromString(body)

@@ -7,7 +7,7 @@ from outside, except for their logs. Invariant: it raises `AssertionError` at th
 from typing import TYPE_CHECKING
 
 from protocol.types import Entry, Index, LogPosition, MemberId, Term
-from raft.quorum import majority
+from raft.quorum import VoteResult, vote_result
 from raft.transitions import Role
 
 if TYPE_CHECKING:
@@ -86,12 +86,19 @@ class CoreSafety:
                 assert first == entry, f"{member.member} applies another entry at {entry.index}"
 
     def _check_majority(self, entry: Entry) -> None:
-        """Hold for plain configurations: joint ones are checked by the tests of membership."""
-        voters = self.cluster.founding.voters
-        if any(each.core.configurations[-1][0] > 0 for each in self.cluster.members.values() if each.core):
-            return
-        holders = [each for each in voters if self.cluster.members[each].disk.holds(entry.position)]
-        assert len(holders) >= majority(len(voters)), f"{entry.position} is committed on {holders} alone"
+        """A majority holds the entry, of both halves where it is joint, in some configuration that is in force.
+
+        Which one the leader counted in is its own affair: the newest of its log, which not everybody has yet.
+        """
+        holders = {each.member: True for each in self.cluster.members.values() if each.disk.holds(entry.position)}
+        configurations = [
+            configuration
+            for each in self.cluster.members.values()
+            for index, configuration in each.core.configurations
+            if index <= entry.index or index == each.core.configurations[-1][0]
+        ]
+        carried = any(vote_result(each.voters, each.outgoing, holders) is VoteResult.WON for each in configurations)
+        assert carried, f"{entry.position} is committed on {sorted(holders)} alone"
 
     def on_read(self, member: "CoreMember", sequence: int) -> None:
         """A read begins: it must see everything committed so far."""

@@ -17,6 +17,10 @@ from protocol.errors import DiskFailed
 SECTOR_BYTES: Final = 512
 
 
+class DiskFull(DiskFailed):
+    """A write that did not fit."""
+
+
 @dataclass(slots=True)
 class Inode:
     """One file's content: as seen, as durable, and the changes between the two."""
@@ -119,9 +123,12 @@ class SimDisk:
         """Refuse what would not fit beside all that has a name."""
         if self.capacity_bytes is None or more_bytes <= 0:
             return
-        used = sum(len(inode.seen) for inode in self._names.values())
-        if used + more_bytes > self.capacity_bytes:
-            raise DiskFailed(f"write {path}: No space left on device")
+        if self.used_bytes() + more_bytes > self.capacity_bytes:
+            raise DiskFull(f"write {path}: No space left on device")
+
+    def used_bytes(self) -> int:
+        """Bytes of all files that have a name."""
+        return sum(len(inode.seen) for inode in self._names.values())
 
     def open(self, path: str, *, create: bool = False) -> SimFile:
         """Open, or create, a file."""
@@ -201,9 +208,18 @@ class SimDisk:
 
     def flip_bit(self, path: str, offset: int) -> None:
         """Let one bit of what is on disk rot."""
+        self.rot(path, offset, 1 << self._rng.randrange(8))
+
+    def rot(self, path: str, offset: int, mask: int) -> Callable[[], None]:
+        """Flip the bits of `mask` in one byte; return what flips them back, as long as the file is not written."""
         inode = self._names[path]
-        inode.seen[offset] ^= 1 << self._rng.randrange(8)
-        inode.durable[offset : offset + 1] = inode.seen[offset : offset + 1]
+
+        def flip() -> None:
+            inode.seen[offset] ^= mask
+            inode.durable[offset : offset + 1] = inode.seen[offset : offset + 1]
+
+        flip()
+        return flip
 
     def _lose(self, inode: Inode) -> None:
         for offset, data in inode.unsynced:

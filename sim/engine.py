@@ -15,7 +15,7 @@ import msgpack
 from protocol.errors import Corruption
 from storage.disk import Disk
 
-_IMAGE = "image"
+IMAGE = "image"
 _PARTIAL = "image.partial"
 
 
@@ -31,8 +31,8 @@ class SimEngine:
         if not disk.exists(path):
             disk.make_dir(path)
             disk.sync_dir(_parent(path))
-        if disk.exists(f"{path}/{_IMAGE}"):
-            self._values = _read_image(disk, f"{path}/{_IMAGE}")
+        if disk.exists(f"{path}/{IMAGE}"):
+            self._values = _read_image(disk, f"{path}/{IMAGE}")
         self._keys = sorted(self._values)
 
     def get(self, key: bytes) -> bytes | None:
@@ -124,7 +124,7 @@ class SimEngine:
             file.sync()
         finally:
             file.close()
-        disk.rename(f"{path}/{_PARTIAL}", f"{path}/{_IMAGE}")
+        disk.rename(f"{path}/{_PARTIAL}", f"{path}/{IMAGE}")
         disk.sync_dir(path)
 
 

@@ -1,130 +1,31 @@
-"""What goes wrong in one run: the weather a seed draws, the hostile values it configures, and the hand that acts.
+"""The hand that acts: each fault kind's strike, when it comes, and how all of it heals.
 
-Owns every fault kind, its rate and its length; knows nodes and links, no actor's inside. Two coins: a kind is active in
-a run or not (first coin), and when it is, it strikes at random instants (second coin), so each seed has a coherent
-weather of its own. Invariant: after `heal` nothing new goes wrong and everything that was broken is mended.
+Owns the strikes and their lengths; what is active and how often is `sim.weather`'s, what a machine does with it is
+`sim.node`'s. Invariants: each kind has luck of its own, so that leaving one out moves none of the others; after `heal`
+nothing new goes wrong and everything that was broken is mended.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from protocol.config import ClusterConfig, LimitsConfig, NodeConfig, RaftConfig, StorageConfig
 from protocol.types import MemberId
-from sim.network import CALM, NetworkWeather
 
 if TYPE_CHECKING:
     from sim.node import SimNode
     from sim.world import World
 
-ACTIVE: Final = 0.4
-"""Chance that a fault kind is active in a run."""
-REQUEST_BYTES_MAX: Final = 3000
-"""Simulated requests are small, so that the bounds which must hold the largest request can be tight."""
-HOSTILE: Final = 0.3
-"""Chance that a configured value is the hostile one."""
-
-
-@dataclass(frozen=True)
-class Weather:
-    """The faults of one run. `rates` are strikes per election timeout, by kind; absent kinds never strike."""
-
-    network: NetworkWeather
-    rates: dict[str, float]
-    disk_stall: float = 0.0
-    disk_stall_us_max: int = 0
-    recovery_cut: float = 0.0
-    """Chance that a machine that boots loses its current again while it recovers."""
-
-
-FAIR: Final = Weather(CALM, {})
-"""No faults at all."""
-
-_KINDS: Final[dict[str, float]] = {
-    "partition": 0.25,
-    "one_way": 0.25,
-    "bulk_cut": 0.2,
-    "swizzle": 0.1,
-    "kill_group": 0.25,
-    "kill_gateway": 0.2,
-    "kill_helpers": 0.3,
-    "stop": 0.15,
-    "pause": 0.4,
-    "power_cut": 0.2,
-    "mid_write_cut": 0.25,
-    "cluster_cut": 0.08,
-    "leader_cut": 0.15,
-    "disk_failure": 0.1,
-}
-"""Mean strikes per election timeout of an active kind."""
-
-
-def draw_weather(rng: random.Random, election_timeout_ms: int) -> Weather:
-    """Return the weather of a seed."""
-
-    def active() -> bool:
-        return rng.random() < ACTIVE
-
-    rates = {kind: rate * rng.uniform(0.3, 1.5) for kind, rate in _KINDS.items() if active()}
-    network = NetworkWeather(
-        delay_us_mean=rng.choice((100, 300, 2000, 20_000)),
-        loss=rng.choice((0.01, 0.05, 0.25)) if active() else 0.0,
-        duplicate=rng.choice((0.01, 0.05, 0.3)) if active() else 0.0,
-        late=rng.choice((0.005, 0.02, 0.1)) if active() else 0.0,
-        late_us_max=rng.choice((20_000, election_timeout_ms * 1000, 3 * election_timeout_ms * 1000)),
-        reorder=active(),
-    )
-    return Weather(
-        network,
-        rates,
-        disk_stall=rng.choice((0.001, 0.01, 0.05)) if active() else 0.0,
-        disk_stall_us_max=rng.choice((20_000, 2 * election_timeout_ms * 1000)),
-        recovery_cut=0.3 if active() else 0.0,
-    )
-
-
-def draw_config(rng: random.Random, node_count: int) -> ClusterConfig:
-    """Return a cluster file as a seed would write it: default and hostile value beside each other."""
-
-    def knob(default: int, *hostile: int) -> int:
-        return rng.choice(hostile) if rng.random() < HOSTILE else default
-
-    heartbeat_ms = knob(100, 10, 30)
-    raft = RaftConfig(
-        heartbeat_interval_ms=heartbeat_ms,
-        election_timeout_ms=heartbeat_ms * knob(10, 5, 7),
-        snapshot_count=knob(50, 1, 5, 20, 10_000),
-        catchup_entries=knob(20, 0, 1, 5_000),
-        append_bytes_max=knob(1 << 20, 1, 300),
-        append_entries_max=knob(128, 1, 2),
-        inflight_appends_max=knob(64, 1, 2),
-        unapplied_entries_max=knob(5_000, 1, 3),
-        unapplied_bytes_max=knob(64 << 20, REQUEST_BYTES_MAX, 2 * REQUEST_BYTES_MAX),
-        uncommitted_bytes_max=knob(64 << 20, REQUEST_BYTES_MAX, 2 * REQUEST_BYTES_MAX),
-    )
-    limits = LimitsConfig(pending_requests_max=knob(20_000, 1, 3), request_bytes_max=REQUEST_BYTES_MAX)
-    storage = StorageConfig(wal_segment_bytes=knob(65_536, 4096))
-    nodes = tuple(_node_config(number) for number in range(1, node_count + 1))
-    return ClusterConfig(nodes=nodes, raft=raft, limits=limits, storage=storage)
-
-
-def plain_config(node_count: int) -> ClusterConfig:
-    """Return a cluster file of defaults."""
-    return ClusterConfig(nodes=tuple(_node_config(number) for number in range(1, node_count + 1)))
-
-
-def _node_config(number: int) -> NodeConfig:
-    host = f"127.0.0.{number}"
-    return NodeConfig(name=f"n{number}", client=f"{host}:2379", peer=f"{host}:2380", zmq=f"{host}:2381")
+ACTORS: Final = ("raft", "wal", "applier", "gateway")
 
 
 class FaultInjector:
     """Strikes at random while faults last."""
 
-    def __init__(self, world: "World", rng: random.Random) -> None:
+    def __init__(self, world: "World") -> None:
         self.world = world
-        self._rng = rng
+        self._rng = world.rng("faults")
+        """The luck of the kind that is striking."""
+        self._boot_luck = world.rng("fault:recovery_cut")
         self._active = True
         self._unit_us = world.config.raft.election_timeout_ms * 1000
         self._strikes: dict[str, Callable[[], None]] = {
@@ -132,29 +33,42 @@ class FaultInjector:
             "one_way": self._one_way,
             "bulk_cut": self._bulk_cut,
             "swizzle": self._swizzle,
-            "kill_group": lambda: self._some_node().kill_group("fault"),
+            "wrong_frames": lambda: world.peers.send_wrong_frames(self._rng),
+            "kill_raft": lambda: self._some_node().kill_actor("raft", "fault"),
+            "kill_wal": lambda: self._some_node().kill_actor("wal", "fault"),
+            "kill_applier": lambda: self._some_node().kill_actor("applier", "fault"),
             "kill_gateway": lambda: self._some_node().kill_gateway("fault"),
+            "kill_group": lambda: self._some_node().kill_group("fault"),
             "kill_helpers": self._kill_helpers,
+            "kill_everything": self._kill_everything,
             "stop": lambda: self._some_node().stop(),
-            "pause": self._pause,
+            "pause": lambda: self._pause(self._some_node(), [self._rng.choice(ACTORS)]),
+            "pause_node": lambda: self._pause(self._some_node(), ACTORS),
+            "pause_everything": self._pause_everything,
             "power_cut": lambda: self._cut_power(self._some_node()),
             "mid_write_cut": self._mid_write_cut,
-            "cluster_cut": self._cluster_cut,
             "leader_cut": self._leader_cut,
+            "cluster_cut": self._cluster_cut,
             "disk_failure": self._disk_failure,
+            "disk_full": self._disk_full,
+            "wal_rot": lambda: self._rot("wal"),
+            "store_rot": lambda: self._rot("store"),
+            "clock_jump": self._clock_jump,
+            "clock_skew": self._clock_skew,
+            "clock_stall": self._clock_stall,
         }
 
     def begin(self) -> None:
         """Plan the first strike of every active kind."""
         for kind, rate in self.world.weather.rates.items():
-            self._plan(kind, rate)
+            self._plan(kind, rate, self.world.rng(f"fault:{kind}"))
 
     def heal(self) -> None:
-        """Stop for good; mend links, let every disk be sound and switch every machine on."""
+        """Stop for good; mend links, let every machine be sound and switch it on."""
         self._active = False
         self.world.network.heal()
         for node in self.world.nodes:
-            node.disk_port.mend()
+            node.mend()
             if not node.powered:
                 node.boot()
 
@@ -165,32 +79,40 @@ class FaultInjector:
 
     # --- strikes ---------------------------------------------------------------------------------
 
-    def _plan(self, kind: str, rate: float) -> None:
-        delay_us = 1 + int(self._rng.expovariate(rate) * self._unit_us)
-        self.world.at(self.world.now_us + delay_us, self._strike, kind, rate)
+    def _plan(self, kind: str, rate: float, luck: random.Random) -> None:
+        delay_us = 1 + int(luck.expovariate(rate) * self._unit_us)
+        self.world.at(self.world.now_us + delay_us, self._strike, kind, rate, luck)
 
-    def _strike(self, kind: str, rate: float) -> None:
+    def _strike(self, kind: str, rate: float, luck: random.Random) -> None:
         if not self._active:
             return
-        self.world.counts[kind] += 1
+        self.world.counts[f"fault_{kind}"] += 1
         self.world.note("-", "fault", kind)
+        ours, self._rng = self._rng, luck
         self._strikes[kind]()
-        self._plan(kind, rate)
+        self._rng = ours
+        self._plan(kind, rate, luck)
 
     def _duration(self, units_max: float) -> int:
         """Some time, short more often than long."""
         return 1000 + int(self._rng.random() ** 2 * units_max * self._unit_us)
 
+    def _later(self, duration_us: int, end: Callable[[], None]) -> None:
+        """End a fault after a while, unless everything has healed before."""
+        self.world.at(self.world.now_us + duration_us, lambda: end() if self._active else None)
+
     def _some_node(self) -> "SimNode":
         return self._rng.choice(self.world.nodes)
+
+    # --- machines --------------------------------------------------------------------------------
 
     def _boot(self, node: "SimNode") -> None:
         if node.powered:
             return
         node.boot()
-        if self._active and self._rng.random() < self.world.weather.recovery_cut:
-            self.world.counts["recovery_cut"] += 1
-            node.disk_port.light_fuse(self._rng.randrange(12))
+        if self._active and self._boot_luck.random() < self.world.weather.recovery_cut:
+            self.world.counts["fault_recovery_cut"] += 1
+            node.disk_port.light_fuse(self._boot_luck.randrange(12))
 
     def _cut_power(self, node: "SimNode") -> None:
         if node.powered:
@@ -210,22 +132,57 @@ class FaultInjector:
         if leader is not None:
             self._cut_power(leader)
 
+    def _kill_helpers(self) -> None:
+        for node in self.world.nodes:
+            node.kill_helpers()
+
+    def _kill_everything(self) -> None:
+        for node in self.world.nodes:
+            node.kill_group("fault")
+            node.kill_gateway("fault")
+
+    def _pause(self, node: "SimNode", names: Sequence[str]) -> None:
+        duration_us = self._duration(3.0)
+        for name in names:
+            node.pause(name, duration_us)
+
+    def _pause_everything(self) -> None:
+        for node in self.world.nodes:
+            self._pause(node, ACTORS)
+
+    # --- disks and clocks ------------------------------------------------------------------------
+
     def _disk_failure(self) -> None:
         node = self._some_node()
         if node.powered:
             node.disk_port.fail_next_sync()
 
-    def _kill_helpers(self) -> None:
-        for node in self.world.nodes:
-            node.kill_helpers()
-
-    def _pause(self) -> None:
+    def _disk_full(self) -> None:
+        """Leave a little room, until somebody tidies up."""
         node = self._some_node()
-        names = ["raft", "wal", "applier", "gateway"]
-        chosen = names if self._rng.random() < 0.3 else [self._rng.choice(names)]
-        duration_us = self._duration(3.0)
-        for name in chosen:
-            node.pause(name, duration_us)
+        node.disk.capacity_bytes = node.disk.used_bytes() + self._rng.randrange(8000)
+        self._later(self._duration(4.0), lambda: setattr(node.disk, "capacity_bytes", None))
+
+    def _rot(self, where: str) -> None:
+        node = self._some_node()
+        self._cut_power(node)
+        node.let_rot(where)
+
+    def _clock_jump(self) -> None:
+        """The clock leaps ahead, as after a machine was suspended."""
+        self._some_node().set_clock(ahead_us=self._duration(5.0))
+
+    def _clock_skew(self) -> None:
+        """The clock runs up to twice as fast, or half as fast, as all others."""
+        self._run_clock(self._some_node(), self._rng.choice((500, 800, 1200, 2000)), self._duration(6.0))
+
+    def _clock_stall(self) -> None:
+        """The clock stands still, or as good as."""
+        self._run_clock(self._some_node(), 1, self._duration(2.0))
+
+    def _run_clock(self, node: "SimNode", rate: int, duration_us: int) -> None:
+        node.set_clock(rate=rate, odd_us=duration_us)
+        self._later(duration_us, node.set_clock)
 
     # --- links -----------------------------------------------------------------------------------
 
@@ -286,15 +243,3 @@ class FaultInjector:
     def _pairs(self) -> list[tuple[int, int]]:
         members = self._members()
         return [(one, other) for one in members for other in members if one != other]
-
-
-def describe(config: ClusterConfig) -> dict[str, Any]:
-    """The values of a drawn configuration that are not the defaults, by dotted name."""
-    plain = {"raft": RaftConfig(), "limits": LimitsConfig(), "storage": StorageConfig()}
-    drawn = {"raft": config.raft, "limits": config.limits, "storage": config.storage}
-    return {
-        f"{section}.{key}": value
-        for section, model in drawn.items()
-        for key, value in model.model_dump().items()
-        if value != getattr(plain[section], key)
-    }

@@ -1,12 +1,14 @@
-"""A disk that is slow, that loses its current in the middle of a turn, and whose sync can fail.
+"""A disk that is slow, that loses its current in the middle of a turn, that is full, and whose sync can fail.
 
-Owns the fuse, the latency account and the planted sync failure; the bytes and what a crash leaves of them belong to
-the disk underneath. Invariant: with no fuse lit and no failure planted it behaves exactly as the disk underneath.
+Owns the fuse, the latency account, the planted sync failure and the excuse that a full disk is; the bytes and what a
+crash leaves of them belong to the disk underneath. Invariant: with no fuse lit and no failure planted it behaves
+exactly as the disk underneath.
 """
 
 from collections.abc import Callable
 
 from protocol.errors import DiskFailed
+from sim.disk import DiskFull
 from sim.trouble import PowerCut
 from storage.disk import Disk, DiskFile
 
@@ -18,7 +20,7 @@ class FaultyDisk:
         self.disk = disk
         self.syncs = 0
         self.failed = False
-        """A planted failure was met: what runs on this disk has a reason to halt."""
+        """A planted failure or a full disk was met: what runs on this disk has a reason to halt."""
         self._sync_latency_us = sync_latency_us
         self._waited_us = 0
         self._fuse: int | None = None
@@ -112,7 +114,11 @@ class _FaultyFile:
     def write_at(self, offset: int, data: bytes) -> None:
         """Write."""
         self._disk.burn()
-        self._file.write_at(offset, data)
+        try:
+            self._file.write_at(offset, data)
+        except DiskFull:
+            self._disk.failed = True
+            raise
 
     def read_at(self, offset: int, size: int) -> bytes:
         """Read."""
@@ -130,7 +136,11 @@ class _FaultyFile:
     def allocate(self, size: int) -> None:
         """Reserve."""
         self._disk.burn()
-        self._file.allocate(size)
+        try:
+            self._file.allocate(size)
+        except DiskFull:
+            self._disk.failed = True
+            raise
 
     def sync(self) -> None:
         """Sync, unless a failure was planted."""

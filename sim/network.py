@@ -46,7 +46,7 @@ class PeerNetwork:
 
     def __init__(self, rng: random.Random, weather: NetworkWeather) -> None:
         self.weather = weather
-        self.dropped: Counter[str] = Counter()
+        self.met: Counter[str] = Counter()
         self._rng = rng
         self._links: dict[tuple[int, int, bool], _Link] = {}
         self._cuts: Counter[tuple[int, int, bool]] = Counter()
@@ -76,18 +76,18 @@ class PeerNetwork:
         if link is None:
             link = self._links[sender, receiver, bulk] = _Link()
         if self._cuts[sender, receiver, bulk]:
-            self.dropped["cut"] += 1
+            self.met["frame_cut"] += 1
             return []
         if weather.loss and rng.random() < weather.loss:
-            self.dropped["lost"] += 1
+            self.met["fault_loss"] += 1
             return []
         link.inflight = [at for at in link.inflight if at > now_us]
         if len(link.inflight) >= INFLIGHT_FRAMES_MAX:
-            self.dropped["overfull"] += 1
+            self.met["frame_overfull"] += 1
             return []
         arrivals = [self._arrival(now_us, link)]
         if weather.duplicate and rng.random() < weather.duplicate:
-            self.dropped["doubled"] += 1
+            self.met["fault_duplicate"] += 1
             arrivals.append(self._arrival(now_us, link))
         link.inflight += arrivals
         return arrivals
@@ -96,9 +96,12 @@ class PeerNetwork:
         rng, weather = self._rng, self.weather
         at = now_us + weather.delay_us_min + int(rng.expovariate(1.0) * weather.delay_us_mean)
         if weather.late and rng.random() < weather.late:
-            self.dropped["late"] += 1
+            self.met["fault_late"] += 1
             at += rng.randrange(1, weather.late_us_max + 1)
-        if not weather.reorder:
-            at = max(at, link.busy_until_us)
+        if at >= link.busy_until_us:
             link.busy_until_us = at
+        elif weather.reorder:
+            self.met["fault_reorder"] += 1
+        else:
+            at = link.busy_until_us
         return at

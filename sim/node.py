@@ -17,6 +17,7 @@ from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequest
 from protocol.types import Incarnation, MemberId, Millis, StoreId
 from sim.faulty_disk import FaultyDisk
 from sim.process import Parcel, Process
+from sim.rot import Rot, rot_log, rot_store
 from sim.trouble import SimulationFailed
 
 if TYPE_CHECKING:
@@ -44,30 +45,79 @@ class SimNode:
         self.disk_port = FaultyDisk(self.disk, self.sync_latency_us)
         self.processes: dict[str, Process] = {}
         self.powered = False
+        self.rot: Rot | None = None
+        """A bit of the disk that rotted while the machine was off; whoever reads it must notice."""
         self.lives = 0
         self._stopping: list[tuple[str, ...]] = []
         self._incarnation = 0
-        self._clock_origin_us = 0
+        self.clock_odd_until_us = 0
+        """Until when the clock ran in a way that no promise about time can be held against it."""
+        self._clock_us = 0
+        """What the clock showed when it was last set."""
+        self._clock_set_us = 0
+        """When that was, in the world's time."""
         self._clock_rate = 1000
 
     # --- clock and disk --------------------------------------------------------------------------
 
     def now_ms(self) -> Millis:
         """This machine's monotonic clock: its own origin, its own rate."""
-        return Millis((self._clock_origin_us + self.world.now_us * self._clock_rate // 1000) // 1000)
+        return Millis((self._clock_us + (self.world.now_us - self._clock_set_us) * self._clock_rate // 1000) // 1000)
 
     def world_time_us(self, deadline: Millis) -> int:
         """The first instant at which `now_ms` is at least `deadline`."""
-        return -((self._clock_origin_us - deadline * 1000) * 1000 // self._clock_rate)
+        return self._clock_set_us - (self._clock_us - deadline * 1000) * 1000 // self._clock_rate
+
+    def set_clock(self, *, ahead_us: int = 0, rate: int | None = None, odd_us: int = 0) -> None:
+        """Let the clock jump ahead, or run at another rate (per mille); no promise about time binds for `odd_us`."""
+        passed_us = (self.world.now_us - self._clock_set_us) * self._clock_rate // 1000
+        self._clock_us += passed_us + ahead_us
+        self._clock_set_us = self.world.now_us
+        self._clock_rate = self._drift() if rate is None else rate
+        self.clock_odd_until_us = max(self.clock_odd_until_us, self.world.now_us + odd_us)
+        for process in self.processes.values():
+            process.plan_wake()
+
+    def _drift(self) -> int:
+        return self.rng.randrange(1000 - self.world.clock_drift, 1001 + self.world.clock_drift)
 
     def sync_latency_us(self) -> int:
         """What the next sync takes."""
         weather = self.world.weather
         latency = 100 + int(self.rng.expovariate(1.0) * self.world.sync_us_mean)
         if self.world.faulty and weather.disk_stall and self.rng.random() < weather.disk_stall:
-            self.world.counts["disk_stall"] += 1
+            self.world.counts["fault_disk_stall"] += 1
             latency += self.rng.randrange(weather.disk_stall_us_max)
         return latency
+
+    def let_rot(self, where: str) -> None:
+        """Let a bit of the log or of the store rot, if the machine is off and there is something to rot."""
+        if self.powered or self.rot is not None:
+            return
+        self.rot = rot_log(self.disk, self.rng) if where == "wal" else rot_store(self.disk, self.rng)
+        if self.rot is not None:
+            self.world.note(self.name, "disk", f"rot:{self.rot.where}")
+
+    def excuses(self, process: Process) -> bool:
+        """Whether an actor that fails was given a reason; damage that was noticed is repaired by the operator."""
+        if self.rot is not None and self.rot.actor == process.name:
+            self.world.counts["rot_noticed"] += 1
+            self._repair_rot()
+            return True
+        return self.disk_port.failed
+
+    def mend(self) -> None:
+        """Make the machine sound: room on the disk, no rot, no fuse, a clock that only drifts."""
+        self.disk.capacity_bytes = None
+        self.disk_port.mend()
+        if not self.powered:
+            self._repair_rot()
+        self.set_clock()
+
+    def _repair_rot(self) -> None:
+        if self.rot is not None:
+            self.rot.undo()
+            self.rot = None
 
     # --- power -----------------------------------------------------------------------------------
 
@@ -76,8 +126,7 @@ class SimNode:
         assert not self.powered, f"{self.name} is already on"
         self.powered = True
         self.lives += 1
-        self._clock_origin_us = self.rng.randrange(10**9)
-        self._clock_rate = self.rng.randrange(1000 - self.world.clock_drift, 1001 + self.world.clock_drift)
+        self.set_clock(ahead_us=self.rng.randrange(10**9))
         self.disk_port = FaultyDisk(self.disk, self.sync_latency_us)
         self.world.note(self.name, "supervisor", "boot")
         self.start_group()
@@ -115,7 +164,7 @@ class SimNode:
     def _expect_stopped(self, life: int, bound_us: int) -> None:
         if not self._stopping or self.lives != life:
             return
-        if any(process.paused_lately(bound_us) for process in self.processes.values()):
+        if any(process.excused_lately(bound_us) for process in self.processes.values()):
             self.lose_power("stopped_too_slowly")
             return
         raise SimulationFailed("stops when asked", f"{self.name} still runs {sorted(self.processes)}")
@@ -179,6 +228,19 @@ class SimNode:
                 self.processes.pop(name).die()
         self._later(self.start_group)
 
+    def kill_actor(self, name: str, why: str) -> None:
+        """Kill one actor of the group alone; its siblings go on until the supervisor has noticed."""
+        process = self.processes.get(name)
+        if process is None or not process.alive:
+            return
+        self.world.note(self.name, name, f"kill:{why}")
+        process.die()
+        self.world.at(self.world.now_us + self.rng.randrange(5000), self._reap_group, process, why)
+
+    def _reap_group(self, process: Process, why: str) -> None:
+        if self.processes.get(process.name) is process:
+            self.kill_group(why)
+
     def kill_gateway(self, why: str) -> None:
         """Kill the gateway alone; start another after a while."""
         if "gateway" not in self.processes or self._stopping:
@@ -219,7 +281,7 @@ class SimNode:
         if process.name not in (*GROUP, "gateway"):
             self._end_helper(process, halt.reason if halt.failed else "")
             return
-        if halt.failed and not self.world.expects_halt(process, halt):
+        if halt.failed and not self.excuses(process):
             raise SimulationFailed("no actor halts", f"{process!r}: {halt.reason}")
         if halt.fatal:
             self.lose_power("halted")

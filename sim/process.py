@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from actors.actor import Actor, Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
 from protocol.codec import decode, encode
-from protocol.errors import DiskFailed
+from protocol.errors import DiskFailed, PeerFault
 from protocol.local import ActorStarted
-from protocol.types import Incarnation
+from protocol.message import Message
+from protocol.peer import PEER_KINDS
+from protocol.types import NOBODY, Incarnation, MemberId
 from sim.trouble import PowerCut, SimulationFailed
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 TURN_US: Final = {"gateway": 60, "raft": 50, "wal": 40, "applier": 80}
 """Mean length of a turn, without what the disk takes."""
+LOCAL_DELAY_US_MAX: Final = 80
+"""Longest way between two actors of a node, beside 20 us that it always takes."""
 EFFECTS_PER_TURN_MAX: Final = 20_000
 """An actor that asks for more in one turn is broken."""
 
@@ -54,14 +58,20 @@ class Process:
         self.keep_until_us = 0
         self.paused_until_us = 0
         self.turns = 0
+        self.peer_heads: dict[tuple[MemberId, str], bytes] = {}
+        """Packed heads of the frames it sends, by receiver and actor."""
         self._halting = False
         self._rng = node.rng
+        self._source = Source(self.name)
         self._mailbox: deque[Parcel] = deque()
         self._busy_until_us = 0
-        self._turn_at_us: int | None = None
-        self._token = 0
+        self._mail_planned = False
+        self._due_us: int | None = None
+        """When the actor wants to be woken."""
+        self._wake_planned_us: int | None = None
+        """When the next event looks whether it is due; it may be early, then it is planned anew."""
         self._link_at_us: dict[str, int] = {}
-        self._mean_us = TURN_US.get(actor.name, 60)
+        self._turn_us_max = 2 * TURN_US.get(actor.name, 60)
 
     # --- life ------------------------------------------------------------------------------------
 
@@ -83,13 +93,10 @@ class Process:
     def pause(self, duration_us: int) -> None:
         """Handle nothing for a while, as after SIGSTOP or in a long collection."""
         self.paused_until_us = max(self.paused_until_us, self.world.now_us + duration_us)
-        self._turn_at_us = None
-        self._token += 1
-        self._plan(self.paused_until_us)
 
-    def paused_lately(self, span_us: int) -> bool:
-        """Whether it was paused within the last `span_us`."""
-        return self.paused_until_us > self.world.now_us - span_us
+    def excused_lately(self, span_us: int) -> bool:
+        """Whether it was paused, or its clock was not to be relied on, within the last `span_us`."""
+        return max(self.paused_until_us, self.node.clock_odd_until_us) > self.world.now_us - span_us
 
     # --- mailbox and turns -----------------------------------------------------------------------
 
@@ -98,46 +105,91 @@ class Process:
         if not self.alive:
             return
         self._mailbox.append(parcel)
-        self._plan(self.world.now_us)
+        if not self._mail_planned:
+            self._mail_planned = True
+            self.world.at(self._free_us(), self._mail_turn)
 
-    def _plan(self, at_us: int) -> None:
-        """See to it that a turn begins at `at_us`, or as soon after it as the actor is free."""
-        at_us = max(at_us, self._busy_until_us, self.paused_until_us, self.world.now_us)
-        if self._turn_at_us is not None and self._turn_at_us <= at_us:
+    def plan_wake(self) -> None:
+        """See to it that the actor is woken at its deadline; also called when the machine's clock was set."""
+        deadline = self.actor.deadline
+        if deadline is None:
+            self._due_us = None
             return
-        self._turn_at_us = at_us
-        self._token += 1
-        self.world.at(at_us, self._turn, self._token)
+        due_us = self.node.world_time_us(deadline)
+        self._due_us = due_us
+        if self._wake_planned_us is None or due_us < self._wake_planned_us:
+            self._plan_look(due_us)
 
-    def _turn(self, token: int) -> None:
-        if not self.alive or self._halting or token != self._token:
+    def _plan_look(self, at_us: int) -> None:
+        at_us = max(at_us, self._free_us())
+        self._wake_planned_us = at_us
+        self.world.at(at_us, self._wake_turn, at_us)
+
+    def _free_us(self) -> int:
+        """The first instant at which a turn can begin."""
+        return max(self._busy_until_us, self.paused_until_us, self.world.now_us)
+
+    def _mail_turn(self) -> None:
+        if not self.alive or self._halting:
             return
-        self._turn_at_us = None
+        free_us = self._free_us()
+        if free_us > self.world.now_us:
+            self.world.at(free_us, self._mail_turn)
+            return
+        self._mail_planned = False
+        if self._mailbox:
+            self._turn()
+
+    def _wake_turn(self, planned_us: int) -> None:
+        if planned_us != self._wake_planned_us or not self.alive or self._halting:
+            return
+        self._wake_planned_us = None
+        if self._due_us is None:
+            return
+        due_us = max(self._due_us, self._free_us())
+        if due_us > self.world.now_us:
+            self._plan_look(due_us)
+            return
+        self._turn()
+
+    def _turn(self) -> None:
         self.turns += 1
         effects = self._guarded(self._handle_all)
         if self.alive:
             self._finish(effects)
 
     def _handle_all(self) -> list[Effect]:
-        world, node, actor = self.world, self.node, self.actor
+        world, node, actor, mailbox = self.world, self.node, self.actor, self._mailbox
         now = node.now_ms()
         effects: list[Effect] = []
-        for _ in range(len(self._mailbox)):
-            parcel = self._mailbox.popleft()
+        for _ in range(len(mailbox)):
+            parcel = mailbox.popleft()
             if parcel.call is not None:
                 node.submit(parcel.call, now)
                 continue
-            message = decode(parcel.body)
+            source = parcel.source
+            message = decode(parcel.body) if source.member == NOBODY else self._decode_peer(parcel)
+            if message is None:
+                continue
             if isinstance(message, ActorStarted):
                 self._connect(message, effects)
             world.trace.note(world.now_us, node.name, actor.name, message.kind, parcel.body)
-            world.observe_handled(self, parcel.source.member, message)
-            effects += actor.handle(message, parcel.source, now)
+            world.observe_handled(self, source.member, message)
+            effects += actor.handle(message, source, now)
             if _halts(effects):
                 return effects
-        if actor.deadline is not None and actor.deadline <= now:
+        deadline = actor.deadline
+        if deadline is not None and deadline <= now:
             effects += actor.wake(now)
         return effects if _halts(effects) else effects + actor.end_turn(now)
+
+    def _decode_peer(self, parcel: Parcel) -> Message | None:
+        """Decode what another node says; what is no peer's message is dropped and counted, as the shell does."""
+        try:
+            return decode(parcel.body, PEER_KINDS)
+        except PeerFault:
+            self.world.counts["frame_faults"] += 1
+            return None
 
     def _connect(self, message: ActorStarted, effects: list[Effect]) -> None:
         """Talk to the new incarnation from now on; what this turn has for the old one is dropped."""
@@ -163,22 +215,23 @@ class Process:
         """Let the effects out when the turn is over, and plan the next turn."""
         if len(effects) > EFFECTS_PER_TURN_MAX:
             raise SimulationFailed("effects are bounded", f"{self!r} asked for {len(effects)} effects in one turn")
-        waited_us = self.node.disk_port.take_waited_us()
-        cost_us = 5 + int(self._rng.expovariate(1.0) * self._mean_us) + waited_us
-        self._busy_until_us = self.world.now_us + cost_us
-        self.world.observe_turn(self)
-        self._perform(effects, self._busy_until_us)
-        if not self.alive:
-            return
-        self.node.drain_answers(self, self._busy_until_us)
-        if self._mailbox:
-            self._plan(self._busy_until_us)
-        if self.actor.deadline is not None:
-            self._plan(self.node.world_time_us(self.actor.deadline))
+        world, node = self.world, self.node
+        cost_us = 5 + int(self._rng.random() * self._turn_us_max) + node.disk_port.take_waited_us()
+        self._busy_until_us = world.now_us + cost_us
+        if self.name == "applier":
+            world.observe_store(self)
+        if effects:
+            self._perform(effects, self._busy_until_us)
+            if not self.alive:
+                return
+        if self.name == "gateway":
+            node.drain_answers(self, self._busy_until_us)
+        self.plan_wake()
 
     def relay(self, to: str, body: bytes) -> None:
         """Pass a peer's frame on to a helper, undecoded, as the shell that owns the peer port does."""
-        self._send_local(to, [Parcel(Source(self.name), body)], max(self.world.now_us, self.paused_until_us))
+        if self.alive:
+            self._send_local(to, [Parcel(self._source, body)], max(self.world.now_us, self.paused_until_us))
 
     # --- effects ---------------------------------------------------------------------------------
 
@@ -194,9 +247,9 @@ class Process:
         for effect in effects:
             if isinstance(effect, Send):
                 self.world.observe_send(self, effect.to, effect.message)
-                parcels.setdefault(effect.to, []).append(Parcel(Source(self.name), encode(effect.message)))
+                parcels.setdefault(effect.to, []).append(Parcel(self._source, encode(effect.message)))
             elif isinstance(effect, SendPeer):
-                self.world.send_peer(self, effect, leave_us)
+                self.world.peers.send(self, effect, leave_us)
             elif isinstance(effect, RunInBackground):
                 self._run_in_background(effect, leave_us)
             elif isinstance(effect, SpawnHelper):
@@ -211,7 +264,7 @@ class Process:
         if receiver is None or receiver.incarnation != self.links.get(to):
             self.world.counts["local_lost"] += len(batch)
             return
-        at_us = leave_us + 20 + int(self._rng.expovariate(1.0) * 40)
+        at_us = leave_us + 20 + int(self._rng.random() * LOCAL_DELAY_US_MAX)
         at_us = max(at_us, self._link_at_us.get(to, 0))
         self._link_at_us[to] = at_us
         self.world.at(at_us, self._arrive, receiver, batch, leave_us)
@@ -247,7 +300,7 @@ class Process:
             return
         waited_us = self.node.disk_port.take_waited_us()
         at_us = world.now_us + waited_us + self._rng.randrange(1, world.background_us_max)
-        world.at(at_us, self.deliver, Parcel(Source(self.name), encode(message)))
+        world.at(at_us, self.deliver, Parcel(self._source, encode(message)))
 
     def _halt(self, halt: Halt) -> None:
         if self.alive:

@@ -12,16 +12,18 @@ from typing import Final
 
 from protocol.config import ClusterConfig
 from sim.clients import PROBES, SimClient
-from sim.faults import FAIR, Weather, describe, draw_config, draw_weather, plain_config
 from sim.parts import Parts, ProductionParts
 from sim.replay import check_history
 from sim.trouble import SimulationFailed
+from sim.weather import Weather, describe, draw_config, draw_weather, hostile_knobs
 from sim.world import World
 
 LIVE_WITHIN_TIMEOUTS: Final = 60
 """Election timeouts after the healing within which every node serves writes."""
 CONVERGED_WITHIN_TIMEOUTS: Final = 60
 """Election timeouts after the last call within which all stores are equal."""
+NODE_COUNTS: Final = (1, 3, 3, 3, 3, 3, 3, 5, 5, 7)
+"""What a seed chooses its number of nodes from."""
 SLACK_US: Final = 8_000_000
 """Added to both bounds: what slow disks, back-offs and background jobs may take, however short the time-outs are."""
 
@@ -30,10 +32,17 @@ SLACK_US: Final = 8_000_000
 class Options:
     """What may be chosen about a run. None leaves it to the seed."""
 
+    core: bool = False
+    """Consensus alone with changes of membership (`sim.core_run`); no other option concerns it."""
     nodes: int | None = None
-    timeouts: float = 12.0
-    """Length of the fault phase in election timeouts."""
-    faults: bool = True
+    ticks: int = 100
+    """Length of the fault phase; a tick is a tenth of an election timeout."""
+    clients: int | None = None
+    """At most so many clients."""
+    faults: frozenset[str] | None = None
+    """Exactly these fault kinds are active; empty: none."""
+    knobs: frozenset[str] | None = None
+    """Exactly these configured values are hostile."""
     weather: Weather | None = None
     """Faults to suffer instead of what the seed draws."""
     config: ClusterConfig | None = None
@@ -47,6 +56,12 @@ class Report:
     seed: int
     digest: str = ""
     nodes: int = 0
+    clients: int = 0
+    tick_us: int = 1
+    kinds: list[str] = field(default_factory=list)
+    """The fault kinds that were active."""
+    knobs: list[str] = field(default_factory=list)
+    """The configured values that were hostile."""
     virtual_us: int = 0
     events: int = 0
     calls: int = 0
@@ -56,6 +71,8 @@ class Report:
     converged_after_us: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
+    cpu_s: float = 0.0
+    """Processor time the run took; no part of the digest."""
     failure: SimulationFailed | None = None
     story: list[str] = field(default_factory=list)
 
@@ -84,12 +101,20 @@ def run_seed(
     """Run one seed to its verdict; never raises for a broken promise, which is in the report."""
     options = options or Options()
     luck = random.Random(f"{seed}/setting")
-    drawn = luck.choice((1, 3, 3, 3, 3, 5))
-    node_count = options.nodes or drawn
-    config = options.config or (draw_config(luck, node_count) if options.faults else plain_config(node_count))
-    weather = options.weather or (draw_weather(luck, config.raft.election_timeout_ms) if options.faults else FAIR)
-    world = World(seed, config, weather, parts or ProductionParts(config), show=show)
-    report = Report(seed, nodes=len(config.nodes), settings={**describe(config), **_active(weather)})
+    node_count = options.nodes or luck.choice(NODE_COUNTS)
+    config = options.config or draw_config(seed, node_count, options.knobs)
+    weather = options.weather or draw_weather(seed, config.raft.election_timeout_ms, options.faults)
+    parts = parts or ProductionParts(config)
+    world = World(seed, config, weather, parts, clients_max=options.clients, show=show)
+    report = Report(
+        seed,
+        nodes=len(config.nodes),
+        clients=len(world.clients),
+        tick_us=config.raft.election_timeout_ms * 100,
+        kinds=list(weather.kinds),
+        knobs=list(hostile_knobs(seed, options.knobs)) if options.config is None else [],
+        settings={**describe(config), **_active(weather)},
+    )
     try:
         _storm(world, options)
         _heal(world, report)
@@ -111,7 +136,7 @@ def _storm(world: World, options: Options) -> None:
     for client in world.clients:
         client.begin()
     world.at(luck.randrange(1, 2 * unit_us), world.faults.begin)
-    world.run_until(int(options.timeouts * unit_us))
+    world.run_until(options.ticks * unit_us // 10)
 
 
 def _heal(world: World, report: Report) -> None:
@@ -199,15 +224,10 @@ def _bound(world: World, timeouts: int) -> int:
 
 def _active(weather: Weather) -> dict[str, object]:
     """The faults of a weather in words short enough for one line each."""
-    network = weather.network
-    shown: dict[str, object] = {f"rate.{kind}": round(rate, 3) for kind, rate in weather.rates.items()}
-    for name in ("loss", "duplicate", "late", "reorder"):
-        if getattr(network, name):
-            shown[f"network.{name}"] = getattr(network, name)
-    if weather.disk_stall:
-        shown["disk_stall"] = weather.disk_stall
-    if weather.recovery_cut:
-        shown["recovery_cut"] = weather.recovery_cut
+    shown: dict[str, object] = {}
+    for kind in weather.kinds:
+        value = weather.rates.get(kind, getattr(weather, kind, getattr(weather.network, kind, None)))
+        shown[f"fault.{kind}"] = round(value, 3) if isinstance(value, float) else value
     return shown
 
 
@@ -218,6 +238,6 @@ def _fill(world: World, report: Report) -> None:
     report.calls = len(world.history.calls)
     report.acknowledged = sum(call.code == 0 for call in world.history.calls)
     report.entries = world.logs.committed.last
-    for kind, count in world.network.dropped.items():
-        world.counts[f"frame_{kind}"] += count
+    for kind, count in world.network.met.items():
+        world.counts[kind] += count
     report.counts = {kind: count for kind, count in sorted(world.counts.items()) if count}

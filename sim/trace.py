@@ -10,16 +10,17 @@ from typing import Final, NamedTuple
 
 STORY_EVENTS_MAX: Final = 400
 """How many of the last events a failure can tell."""
+UNHASHED_PARTS_MAX: Final = 1000
+"""How much may wait for the hash: one large update is cheaper than many small ones."""
 
 
 class TraceEvent(NamedTuple):
-    """One thing that happened. `detail` is what is hashed beside the rest: message bytes or words."""
+    """One thing that happened."""
 
     at_us: int
     node: str
     actor: str
     what: str
-    detail: bytes
 
 
 class Trace:
@@ -28,21 +29,30 @@ class Trace:
     def __init__(self) -> None:
         self.count = 0
         self._hash = hashlib.sha256()
-        self._last: deque[TraceEvent] = deque(maxlen=STORY_EVENTS_MAX)
+        self._unhashed: list[bytes] = []
+        self._last: deque[tuple[int, str, str, str]] = deque(maxlen=STORY_EVENTS_MAX)
 
     def note(self, at_us: int, node: str, actor: str, what: str, detail: bytes = b"") -> None:
-        """Add one event to the digest and to the story."""
+        """Add one event to the digest and to the story; `detail` (message bytes or words) is hashed only."""
         self.count += 1
-        self._hash.update(b"%d %s %s %s %d " % (at_us, node.encode(), actor.encode(), what.encode(), len(detail)))
-        self._hash.update(detail)
-        self._last.append(TraceEvent(at_us, node, actor, what, detail))
+        self._last.append((at_us, node, actor, what))
+        unhashed = self._unhashed
+        unhashed.append(f"{at_us} {node} {actor} {what} {len(detail)} ".encode())
+        unhashed.append(detail)
+        if len(unhashed) >= UNHASHED_PARTS_MAX:
+            self._hash_all()
+
+    def _hash_all(self) -> None:
+        self._hash.update(b"".join(self._unhashed))
+        self._unhashed.clear()
 
     @property
     def digest(self) -> str:
         """SHA-256 over everything noted so far, in hex."""
+        self._hash_all()
         return self._hash.hexdigest()
 
     def story(self, count: int = 40) -> list[str]:
         """The last `count` events, oldest first, one line each."""
-        events = list(self._last)[-count:]
+        events = [TraceEvent(*event) for event in list(self._last)[-count:]]
         return [f"{event.at_us / 1000:>12.3f} ms  {event.node:<4} {event.actor:<18} {event.what}" for event in events]

@@ -9,26 +9,32 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from actors.actor import Source
-from actors.effects import Halt, Log, SendPeer
+from actors.effects import Log
 from protocol.config import ClusterConfig
 from protocol.identity import FoundingMember
-from protocol.local import LeadershipChanged
+from protocol.local import LeadershipChanged, LogRecovered, StoreOpened
 from protocol.message import Message
 from protocol.types import NOBODY, MemberId
 from sim.checkers import LogChecker, StateChecker
 from sim.clients import History, SimClient
-from sim.faults import FaultInjector, Weather
+from sim.faults import FaultInjector
 from sim.network import PeerNetwork
 from sim.node import SimNode
-from sim.process import Parcel, Process
+from sim.peer_traffic import PeerTraffic
+from sim.process import Process
 from sim.status import StatusLine
 from sim.trace import Trace
+from sim.trouble import SimulationFailed
+from sim.weather import Weather
 
 if TYPE_CHECKING:
     from sim.parts import Parts
+
+
+CALLS_PER_TIMEOUT: Final = (4, 8, 8, 16, 30)
+"""Calls of all clients together in one election timeout: few, so that a run is cheap and its faults are dense."""
 
 
 class World:
@@ -41,6 +47,7 @@ class World:
         weather: Weather,
         parts: "Parts",
         *,
+        clients_max: int | None = None,
         show: Callable[[str], None] | None = None,
     ) -> None:
         self.seed = seed
@@ -62,7 +69,7 @@ class World:
         self._planned = 0
         self._validate = self.rng("validate")
         luck = self.rng("world")
-        self.validate_chance = luck.choice((0.02, 0.1, 1.0))
+        self.validate_chance = luck.choice((0.02, 0.02, 0.1, 0.5))
         self.sync_us_mean = luck.choice((100, 300, 3000))
         self.clock_drift = luck.choice((0, 1, 10))
         self.background_us_max = luck.choice((500, 20_000, 300_000))
@@ -70,8 +77,14 @@ class World:
         self.nodes = [SimNode(self, founder, self.rng(f"node:{founder.name}")) for founder in self.founders]
         self.logs = LogChecker({node.name: node.member for node in self.nodes})
         self.states = StateChecker()
-        self.faults = FaultInjector(self, self.rng("faults"))
-        self.clients = [SimClient(self, number, self.rng(f"client:{number}")) for number in range(luck.randint(2, 8))]
+        self.peers = PeerTraffic(self, self.rng("peers"))
+        self.faults = FaultInjector(self)
+        count = luck.randint(2, 8)
+        self.think_us = int(count * config.raft.election_timeout_ms * 1000 / luck.choice(CALLS_PER_TIMEOUT))
+        """Mean time between two calls of one client."""
+        self.clients = [
+            SimClient(self, number, self.rng(f"client:{number}")) for number in range(min(count, clients_max or count))
+        ]
         self.status = StatusLine(show) if show is not None else None
         self._by_member: dict[MemberId, SimNode] = {node.member: node for node in self.nodes}
         self._leader: tuple[int, MemberId] = (0, NOBODY)
@@ -104,32 +117,6 @@ class World:
         """Whether this turn is one after which the actor's invariants are checked."""
         return self.validate_chance >= 1.0 or self._validate.random() < self.validate_chance
 
-    # --- peers -----------------------------------------------------------------------------------
-
-    def send_peer(self, process: Process, effect: SendPeer, leave_us: int) -> None:
-        """Put a frame on the peer network."""
-        sender = process.node.member
-        assert effect.to != sender, f"{process!r} sends itself a peer message"
-        receiver = self._by_member.get(effect.to)
-        if receiver is None:
-            self.counts["frames_to_nobody"] += 1
-            return
-        self.counts["frames"] += 1
-        for at_us in self.network.arrivals(leave_us, sender, effect.to, bulk=effect.bulk):
-            self.at(at_us, self._frame_arrives, process, receiver, effect, leave_us)
-
-    def _frame_arrives(self, sender: Process, receiver: SimNode, effect: SendPeer, left_us: int) -> None:
-        if not sender.alive and sender.died_us < left_us:
-            return
-        raft = receiver.processes.get("raft")
-        if raft is None:
-            self.counts["frames_unheard"] += 1
-            return
-        if effect.actor != "raft":
-            raft.relay(effect.actor, effect.body)
-            return
-        raft.deliver(Parcel(Source("raft", sender.node.member, sender.node.store), effect.body))
-
     # --- what nodes report -----------------------------------------------------------------------
 
     def note(self, node: str, actor: str, what: str) -> None:
@@ -158,10 +145,6 @@ class World:
             return
         client.answer_leaves(call_id, code, body)
 
-    def expects_halt(self, process: Process, halt: Halt) -> bool:
-        """Whether an actor has a reason to fail that we gave it."""
-        return process.node.disk_port.failed
-
     # --- what checkers see -----------------------------------------------------------------------
 
     def observe_send(self, process: Process, to: str, message: Message) -> None:
@@ -169,6 +152,8 @@ class World:
         self.logs.on_send(process, to, message)
         if isinstance(message, LeadershipChanged):
             self._on_leadership(process, message)
+        elif isinstance(message, LogRecovered | StoreOpened):
+            self._on_read_back(process, message)
 
     def observe_handled(self, process: Process, sender: MemberId, message: Message) -> None:
         """A message is handled; `sender` is the peer it came from, or NOBODY."""
@@ -177,12 +162,11 @@ class World:
         if self.status is not None:
             self.status.message(self, process, message)
 
-    def observe_turn(self, process: Process) -> None:
-        """A turn is over."""
-        if process.name == "applier":
-            store = self.parts.store_of(process.actor)
-            if store is not None:
-                self.states.on_store(process, *store)
+    def observe_store(self, process: Process) -> None:
+        """A turn of an applier is over."""
+        store = self.parts.store_of(process.actor)
+        if store is not None:
+            self.states.on_store(process, *store)
 
     def observe_group(self, node: SimNode) -> None:
         """Raft, wal and applier of a node begin a new life."""
@@ -195,6 +179,15 @@ class World:
         if self.status is not None:
             words = " ".join(f"{key}={value}" for key, value in effect.fields.items())
             self.status.event(self, process.node.name, process.name, f"{effect.event} {words}")
+
+    def _on_read_back(self, process: Process, message: LogRecovered | StoreOpened) -> None:
+        """A log that was read back had no rot in it; a store may have been replaced unread."""
+        rot = process.node.rot
+        if rot is None or rot.actor != process.name:
+            return
+        if isinstance(message, LogRecovered):
+            raise SimulationFailed("rot is noticed", f"{process!r} recovered from a log with a bad bit at {rot.where}")
+        process.node.rot = None
 
     def _on_leadership(self, process: Process, message: LeadershipChanged) -> None:
         if message.leader == process.node.member and message.term > self._leader[0]:

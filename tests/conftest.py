@@ -1,5 +1,7 @@
 """Fixtures every suite may use."""
 
+import os
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,13 @@ import pytest
 from clusters import Cluster, running
 
 MakeCluster = Callable[..., Cluster]
+RANDOM_SEEDS_FROM = os.environ.setdefault("ACTD_RANDOM_SEEDS_FROM", str(random.randrange(10**6, 10**9)))
+"""The simulator's random seeds of this run; set before the workers start, which inherit it."""
+
+
+def pytest_report_header() -> str:
+    """Say which seeds are tried that were not tried before."""
+    return f"simulator: 100 random seeds from {RANDOM_SEEDS_FROM} (set ACTD_RANDOM_SEEDS_FROM to repeat them)"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 Owns the command line and the tables; the runs are `sim.run`'s. Every failure prints the one command that replays it.
 """
 
+import gc
 import os
 import queue
 import subprocess
@@ -10,16 +11,23 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Collection
 from typing import Annotated, Final
 
 import typer
+from rich.columns import Columns
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from sim.core_run import run_core_seed
+from sim.minimize import minimize as shrink
 from sim.run import Options, Report, run_seed
+from sim.weather import KINDS, KNOBS
 
 FAILURES_SHOWN_MAX: Final = 5
+TICKS: Final = Options().ticks
+_FAULTS_HELP: Final = f"Kinds: {', '.join(KINDS)}."
 
 app = typer.Typer(add_completion=False)
 
@@ -30,18 +38,29 @@ def main(
     seeds: Annotated[str | None, typer.Option(help="Run a range of seeds, FIRST..LAST, both included.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes to use for a range.")] = os.cpu_count() or 1,
     nodes: Annotated[int | None, typer.Option(help="Nodes in the cluster; default: the seed decides.")] = None,
-    timeouts: Annotated[float, typer.Option(help="Length of the fault phase in election timeouts.")] = 12.0,
-    faults: Annotated[bool, typer.Option(help="Whether anything goes wrong at all.")] = True,
+    clients: Annotated[int | None, typer.Option(help="Clients at most; default: the seed decides.")] = None,
+    ticks: Annotated[int, typer.Option(help="Length of the fault phase in tenths of an election timeout.")] = TICKS,
+    faults: Annotated[str, typer.Option(help=f"Comma list of fault kinds to be active, or none. {_FAULTS_HELP}")] = "",
+    knobs: Annotated[str, typer.Option(help="Comma list of configured values to be hostile, or none.")] = "",
+    core: Annotated[bool, typer.Option(help="Run consensus alone, with changes of membership.")] = False,
+    minimize: Annotated[bool, typer.Option(help="Shrink the first run that fails.")] = False,
     status: Annotated[bool, typer.Option(help="Print one line of fixed columns per event (one seed only).")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
 ) -> None:
-    """Run the production actors in virtual time under a faulty network, disk and power supply.
+    """Run the production actors in virtual time under a faulty network, disk, clock and power supply.
 
     First safety: whatever happens, no promise is broken. Then everything heals, and the cluster must become live and
     all stores equal within a bound. Exit code 1 when a seed fails.
     """
     console = Console(stderr=True)
-    options = Options(nodes=nodes, timeouts=timeouts, faults=faults)
+    options = Options(
+        core=core,
+        nodes=nodes,
+        clients=clients,
+        ticks=ticks,
+        faults=_names("--faults", faults, KINDS),
+        knobs=_names("--knobs", knobs, KNOBS),
+    )
     if worker:
         _work(options)
         return
@@ -50,7 +69,7 @@ def main(
     began = time.perf_counter()
     if seed is not None:
         show = print if status else None
-        reports = [run_seed(seed, options, show=show)]
+        reports = [_timed(seed, options, show)]
         _print_settings(console, reports[0])
     else:
         reports = _run_range(console, _parse_range(seeds or ""), options, jobs)
@@ -58,8 +77,21 @@ def main(
     failed = [report for report in reports if report.failure is not None]
     for report in failed[:FAILURES_SHOWN_MAX]:
         _print_failure(console, report, options)
+    if failed and minimize and not core:
+        _minimize(console, failed[0], options)
     if failed:
         raise typer.Exit(1)
+
+
+def _names(option: str, text: str, known: Collection[str]) -> frozenset[str] | None:
+    """Return the names in a comma list; None for no list at all, empty for "none"."""
+    if not text:
+        return None
+    names = frozenset() if text == "none" else frozenset(text.split(","))
+    unknown = sorted(names - set(known))
+    if unknown:
+        raise typer.BadParameter(f"{option}: nobody knows {', '.join(unknown)}; there are {', '.join(known)}")
+    return names
 
 
 def _parse_range(text: str) -> range:
@@ -115,15 +147,32 @@ def _drive_worker(
 
 def _work(options: Options) -> None:
     """Be a worker: a seed per line in, a report per line out."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
     for line in sys.stdin:
-        print(run_seed(int(line), options).to_json(), flush=True)
+        print(_timed(int(line), options).to_json(), flush=True)
+
+
+def _timed(seed: int, options: Options, show: Callable[[str], None] | None = None) -> Report:
+    """Run a seed and note what it cost."""
+    began_s = time.process_time()
+    report = run_core_seed(seed) if options.core else run_seed(seed, options, show=show)
+    report.cpu_s = time.process_time() - began_s
+    return report
 
 
 def _flags(options: Options) -> list[str]:
-    flags = ["--timeouts", f"{options.timeouts:g}"]
-    if options.nodes is not None:
-        flags += ["--nodes", str(options.nodes)]
-    return flags if options.faults else [*flags, "--no-faults"]
+    """What makes another run one with these options."""
+    if options.core:
+        return ["--core"]
+    flags = [] if options.ticks == TICKS else ["--ticks", str(options.ticks)]
+    for name in ("nodes", "clients"):
+        number = getattr(options, name)
+        flags += [] if number is None else [f"--{name}", str(number)]
+    for name in ("faults", "knobs"):
+        names = getattr(options, name)
+        flags += [] if names is None else [f"--{name}", ",".join(sorted(names)) or "none"]
+    return flags
 
 
 def _command(seed: int, options: Options) -> str:
@@ -141,18 +190,20 @@ def _print_settings(console: Console, report: Report) -> None:
 
 def _print_summary(console: Console, reports: list[Report], took_s: float) -> None:
     virtual_s = sum(report.virtual_us for report in reports) / 1e6
+    cpu_s = sum(report.cpu_s for report in reports)
     counts: Counter[str] = Counter()
     for report in reports:
         counts.update(report.counts)
     table = Table(box=None, show_header=False)
     table.add_column(style="bold")
     table.add_column(justify="right")
-    if len(reports) == 1:
-        table.add_row("trace digest", reports[0].digest)
+    sizes = Counter(report.nodes for report in reports)
     table.add_row("seeds", f"{len(reports)}")
+    table.add_row("by nodes", ", ".join(f"{size}: {count}" for size, count in sorted(sizes.items())))
     table.add_row("failed", f"{sum(report.failure is not None for report in reports)}")
     table.add_row("simulated", f"{virtual_s / 3600:.2f} h ({virtual_s:.0f} s)")
     table.add_row("speed", f"{virtual_s / took_s:.1f} x real time ({took_s:.1f} s)")
+    table.add_row("processor", f"{cpu_s / len(reports):.3f} s a seed, {virtual_s / cpu_s:.1f} x real time each")
     table.add_row("events", f"{sum(report.events for report in reports)}")
     table.add_row("calls / acknowledged", f"{sum(r.calls for r in reports)} / {sum(r.acknowledged for r in reports)}")
     table.add_row("entries committed", f"{sum(report.entries for report in reports)}")
@@ -161,9 +212,27 @@ def _print_summary(console: Console, reports: list[Report], took_s: float) -> No
         ("converged after load", sorted(report.converged_after_us for report in reports)),
     ):
         table.add_row(name, f"median {times[len(times) // 2] / 1e6:.2f} s, most {times[-1] / 1e6:.2f} s")
-    for kind, count in sorted(counts.items()):
-        table.add_row(kind, str(count))
     console.print(table)
+    if len(reports) == 1:
+        console.print(f"trace digest {reports[0].digest}", soft_wrap=True)
+    struck = {kind: count for kind, count in counts.items() if kind.startswith("fault_")}
+    _print_counts(console, f"{sum(struck.values())} faults", struck)
+    _print_counts(console, "what happened", {kind: count for kind, count in counts.items() if kind not in struck})
+
+
+def _print_counts(console: Console, title: str, counts: dict[str, int]) -> None:
+    """Print counts, several to a line."""
+    words = [f"{kind.removeprefix('fault_')} {count}" for kind, count in sorted(counts.items())]
+    console.print(f"[bold]{title}[/]")
+    console.print(Columns(words, equal=True, padding=(0, 2)))
+
+
+def _minimize(console: Console, report: Report, options: Options) -> None:
+    """Shrink a failing run and print the command that replays the smaller one."""
+    console.rule(f"minimizing seed {report.seed}")
+    smaller = shrink(lambda candidate: run_seed(report.seed, candidate), options, report, console.print)
+    console.print(f"smallest of {smaller.runs} runs:", style="bold")
+    _print_failure(console, smaller.report, smaller.options)
 
 
 def _print_failure(console: Console, report: Report, options: Options) -> None:

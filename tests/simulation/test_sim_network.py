@@ -33,8 +33,8 @@ def test_a_bad_link_loses_doubles_and_reorders() -> None:
     firsts = [times[0] for times in arrivals if times]
     assert {len(times) for times in arrivals} == {0, 1, 2}
     assert firsts != sorted(firsts)
-    assert network.dropped["lost"] > 20
-    assert network.dropped["late"] > 20
+    assert network.met["fault_loss"] > 20
+    assert network.met["fault_late"] > 20
 
 
 def test_a_cut_is_directed_by_kind_and_nests() -> None:
@@ -55,7 +55,7 @@ def test_a_link_has_a_high_water_mark() -> None:
     network = _network(CALM)
     sent = sum(len(network.arrivals(0, 1, 2, bulk=False)) for _ in range(INFLIGHT_FRAMES_MAX + 50))
     assert sent == INFLIGHT_FRAMES_MAX
-    assert network.dropped["overfull"] == 50
+    assert network.met["frame_overfull"] == 50
 
 
 def test_a_fuse_cuts_the_power_between_two_operations() -> None:

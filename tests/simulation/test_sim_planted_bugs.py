@@ -17,11 +17,11 @@ from protocol.types import NOBODY, Millis
 from protocol.wire.rpc_pb2 import PutResponse
 from sim.clients import Call
 from sim.engine import SimEngine
-from sim.faults import Weather, plain_config
 from sim.network import CALM, NetworkWeather
 from sim.node import SimNode
 from sim.parts import ProductionParts
 from sim.run import Options, Report, run_seed
+from sim.weather import Weather, plain_config
 from storage import dedupe
 from storage.disk import Disk, DiskFile
 
@@ -31,8 +31,8 @@ PARTITIONS = Weather(CALM, {"partition": 0.6})
 SLOW = NetworkWeather(delay_us_mean=20_000)
 
 
-def _run(parts: ProductionParts, weather: Weather, seed: int, timeouts: float = 8) -> Report:
-    return run_seed(seed, Options(config=CONFIG, weather=weather, timeouts=timeouts), parts=parts)
+def _run(parts: ProductionParts, weather: Weather, seed: int, ticks: int = 80) -> Report:
+    return run_seed(seed, Options(config=CONFIG, weather=weather, ticks=ticks), parts=parts)
 
 
 def _caught(parts: ProductionParts, weather: Weather, seeds: Iterable[int] = range(1, 7)) -> set[str]:
