@@ -26,7 +26,17 @@ class LeaderState:
     unconfirmed: list["PendingRead"] = field(default_factory=list)
     more_to_send: bool = False
     """A follower could take another append: the next turn should come at once."""
+    news_due: Millis | None = None
+    """When followers are told of a commit that no append has carried to them; None: all have been told."""
+
+    def await_news(self, member: MemberId, index: Index) -> None:
+        """Note that somebody at `member` waits until it learns that `index` is committed: it is told without delay."""
+        progress = self.progress.get(member)
+        if progress is not None and index > progress.commit_awaited:
+            progress.commit_awaited = index
 
     def due(self, now: Millis) -> Millis:
         """When the leader wants to be woken."""
-        return now if self.more_to_send else self.tick_due
+        if self.more_to_send:
+            return now
+        return self.tick_due if self.news_due is None or self.tick_due < self.news_due else self.news_due

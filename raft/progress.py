@@ -38,6 +38,8 @@ class Progress:
         """When the last append left, or when the last news of one came."""
         self.probe_sent = False
         self.commit_sent = Index(0)
+        self.commit_awaited = Index(0)
+        """Somebody at the follower waits until it learns that this is committed; 0: nobody is known to."""
         self.round_acked = 0
         self.timed_round: tuple[int, Millis] | None = None
         """The heartbeat whose round trip is being measured; one at a time."""

@@ -130,7 +130,11 @@ def on_forward_proposal(raft: "Raft", sender: MemberId, message: PeerMessage) ->
     if not raft.proposals.first_time(sender, message):
         return
     code = propose(raft, message.payload) if message.term == raft.term else ErrorCode.NO_LEADER
-    if code is not ErrorCode.OK:
+    if code is ErrorCode.OK:
+        # A client of that follower waits for this very entry to be applied there.
+        assert raft.leading is not None, "only a leader takes proposals"
+        raft.leading.await_news(sender, raft.log.last.index)
+    else:
         raft.send(sender, ForwardProposalReply(term=raft.term, context=message.context, code=code))
 
 

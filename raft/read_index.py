@@ -216,6 +216,7 @@ def round_acknowledged(raft: "Raft") -> None:
         elif waiting.asker == NOBODY:
             raft.reads.released.append(ReleasedRead(waiting.index, waiting.sequence, waiting.payload))
         else:
+            leading.await_news(waiting.asker, waiting.index)
             reply = ReadIndexReply(term=raft.term, context=waiting.context, index=waiting.index, code=0)
             raft.send(waiting.asker, reply)
     leading.unconfirmed = kept

@@ -141,12 +141,20 @@ def feed_followers(raft: "Raft") -> None:
     quiet: dict[Index, AppendEntries] = {}
     leading.more_to_send = False
     last, commit = raft.log.last.index, raft.commit
+    wait_for_append = leading.news_due is not None and raft.now < leading.news_due
+    all_told = True
     for progress in leading.progress.values():
-        if progress.next_index > last and progress.commit_sent >= commit and progress.state is ProgressState.REPLICATE:
-            continue
+        if progress.next_index > last and progress.state is ProgressState.REPLICATE:
+            if progress.commit_sent >= commit:
+                continue
+            if wait_for_append and progress.commit_awaited <= progress.commit_sent:
+                all_told = False
+                continue
         _feed(raft, progress, built, quiet)
         if progress.next_index <= last and progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
             leading.more_to_send = True
+    if all_told:
+        leading.news_due = None
 
 
 def _sendable(raft: "Raft", progress: Progress) -> bool:
@@ -181,7 +189,7 @@ def _feed(
         progress.sent(message.entries[-1].index, size, raft.now)
         progress.commit_sent = raft.commit
     elif raft.commit > progress.commit_sent and progress.next_index > raft.commit:
-        # Nothing else goes out: tell the news, a client of this follower may wait for it.
+        # Nothing else goes out: tell the news.
         news = quiet.get(progress.next_index)
         if news is None:
             news = quiet[progress.next_index] = _append_behind(raft, Index(progress.next_index - 1), 0, quiet=True)
@@ -284,5 +292,8 @@ def advance_commit(raft: "Raft") -> None:
     if index <= raft.commit or raft.log.term_at(index) != raft.term:
         return
     raft.commit = index
+    if leading.news_due is None:
+        # Under load the next append follows at once and carries the news: that spares both sides a message and a turn.
+        leading.news_due = Millis(raft.now + raft.config.commit_news_delay_ms)
     read_index.own_term_committed(raft)
     membership.committed_as_leader(raft)

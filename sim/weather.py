@@ -135,6 +135,7 @@ def draw_weather(seed: int, election_timeout_ms: int, kinds: Collection[str] | N
 KNOBS: Final[dict[str, tuple[int, tuple[int, ...]]]] = {
     "raft.heartbeat_interval_ms": (100, (10, 30, 500)),
     "raft.election_timeout_ms": (10, (5, 7)),
+    "raft.commit_news_delay_ms": (5, (0, 100)),
     "raft.snapshot_count": (50, (1, 5, 20, 10_000)),
     "raft.catchup_entries": (20, (0, 1, 5_000)),
     "raft.append_bytes_max": (1 << 20, (1, 300)),

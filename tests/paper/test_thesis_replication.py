@@ -95,6 +95,28 @@ def test_followers_learn_the_commit_promptly() -> None:
     assert [cluster.commands(number) for number in (1, 2, 3)] == [[b"x"]] * 3
 
 
+def test_news_of_a_commit_waits_for_an_append_unless_somebody_waits_for_it() -> None:
+    """What nobody at a follower waits for travels with the next append, or alone after the delay (section 3.5)."""
+    cluster = CoreCluster(config=RaftConfig(commit_news_delay_ms=5))
+    cluster.elect(1)
+    cluster.advance(10)
+    cluster.propose(1, b"a")
+    cluster.settle()
+    assert [cluster.commands(number) for number in (1, 2, 3)] == [[b"a"], [], []]
+
+    cluster.propose(1, b"b")
+    cluster.settle()
+    assert [cluster.commands(number) for number in (1, 2, 3)] == [[b"a", b"b"], [b"a"], [b"a"]]
+
+    cluster.propose(2, b"c")
+    cluster.settle()
+    assert [cluster.commands(number) for number in (1, 2)] == [[b"a", b"b", b"c"]] * 2, "a client of member 2 waits"
+    assert cluster.commands(3) == [b"a", b"b"]
+
+    cluster.advance(5)
+    assert cluster.commands(3) == [b"a", b"b", b"c"]
+
+
 def test_acknowledgement_follows_the_fsync() -> None:
     """A follower answers an append only when it is on its disk (section 3.8)."""
     cluster = CoreCluster()
@@ -266,7 +288,7 @@ def test_commit_index_stops_where_logs_are_known_to_match() -> None:
 
 def test_pipeline_is_bounded() -> None:
     """Appends follow one another without waiting, up to the window (section 10.2.1)."""
-    config = RaftConfig(append_entries_max=1, inflight_appends_max=3)
+    config = RaftConfig(commit_news_delay_ms=0, append_entries_max=1, inflight_appends_max=3)
     cluster = CoreCluster(config=config)
     leader = cluster.elect(1)
     cluster.isolate(3)
@@ -429,7 +451,7 @@ def test_reads_share_a_round() -> None:
 
 def test_follower_behind_the_cut_gets_a_snapshot() -> None:
     """A follower that needs entries that are gone waits for a snapshot, then goes on behind it (chapter 5)."""
-    cluster = CoreCluster(config=RaftConfig(snapshot_count=5, catchup_entries=0))
+    cluster = CoreCluster(config=RaftConfig(commit_news_delay_ms=0, snapshot_count=5, catchup_entries=0))
     leader = cluster.elect(1)
     cluster.isolate(3)
     for number in range(20):
