@@ -57,8 +57,8 @@ PROGRESS_INTERVAL_MS: Final = 1000
 REPORT_ENTRIES: Final = 64
 REPORT_BYTES: Final = 4 * 1024 * 1024
 REPORT_DELAY_MS: Final = 100
-"""raft is told of so many applied entries or bytes at once, or so long after it was told last: it needs them only for
-its bounds, and a turn of its process for every entry would be the dearest part of a lone put."""
+"""raft is told of at most so many applied entries or bytes at once, or so long after it was told last: it needs them
+only for its bounds, and a turn of its process for every entry would be the dearest part of a lone put."""
 
 
 class _Job(NamedTuple):
@@ -92,6 +92,9 @@ class ApplierActor:
         self._reported = Index(0)
         self._report_from = Millis(0)
         self._unreported_bytes = 0
+        # Well before raft would have to refuse requests for want of the news, however small its bounds are.
+        self._report_entries = min(REPORT_ENTRIES, max(1, config.raft.unapplied_entries_max // 4))
+        self._report_bytes = min(REPORT_BYTES, config.raft.unapplied_bytes_max // 4)
         self._progress: tuple[Index, Millis] = (Index(0), Millis(0))
         self._stopped = False
         self._feed = EventFeed()
@@ -194,8 +197,8 @@ class ApplierActor:
             return False
         return (
             now >= self._report_from
-            or store.applied - self._reported >= REPORT_ENTRIES
-            or self._unreported_bytes >= REPORT_BYTES
+            or store.applied - self._reported >= self._report_entries
+            or self._unreported_bytes >= self._report_bytes
         )
 
     def check_invariants(self) -> None:
