@@ -8,12 +8,13 @@ flush began; nothing swaps or closes the engine while a background job uses it.
 
 from collections import deque
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
 from actors.event_feed import EventFeed
 from actors.metrics import ActorMetrics
+from actors.read_queue import MESSAGE_ANSWERS_BYTES_MAX, ReadQueue
 from protocol.command import decode_batch
 from protocol.config import ClusterConfig
 from protocol.errors import Corruption, DiskFailed, ErrorCode, InvariantViolation
@@ -31,6 +32,7 @@ from protocol.local import (
     FollowEvents,
     InstallSnapshot,
     OpenStore,
+    PiecesTaken,
     ReadEvents,
     ReadsServed,
     ServeReads,
@@ -43,12 +45,12 @@ from protocol.local import (
     UnfollowEvents,
 )
 from protocol.message import Message
-from protocol.types import Incarnation, Index, Millis, Revision
+from protocol.types import Index, Millis, Revision
 from storage.disk import Disk
 from storage.engine import Engine
 from storage.mvcc import MvccStore
 from storage.range_read import SLICE_ROWS
-from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+from storage.reads import StatusFields
 from storage.staging import SNAPSHOT_DIR, STAGE_DIR, snapshot_path, stage_path
 
 STORE: Final = "store"
@@ -59,15 +61,6 @@ REPORT_BYTES: Final = 4 * 1024 * 1024
 REPORT_DELAY_MS: Final = 100
 """raft is told of at most so many applied entries or bytes at once, or so long after it was told last: it needs them
 only for its bounds, and a turn of its process for every entry would be the dearest part of a lone put."""
-
-
-class _Job(NamedTuple):
-    """A long read and where its answer goes."""
-
-    read: ReadJob
-    incarnation: Incarnation
-    sequence: int
-    position: int
 
 
 class ApplierActor:
@@ -84,7 +77,7 @@ class ApplierActor:
         self._open_engine = open_engine
         self._config = config
         self._commit = Index(0)
-        self._jobs: deque[_Job] = deque()
+        self._reads = ReadQueue()
         self._background = 0
         self._held: deque[tuple[Message, Source]] = deque()
         self._snapshot_names: dict[int, str] = {}
@@ -103,6 +96,7 @@ class ApplierActor:
         self._handlers: dict[str, Callable[..., list[Effect]]] = {
             "ApplyEntries": self._on_apply_entries,
             "ServeReads": self._on_serve_reads,
+            "PiecesTaken": self._on_pieces_taken,
             "OpenStore": self._on_open_store,
             "FlushStore": self._on_flush_store,
             "StoreFlushed": self._on_store_flushed,
@@ -125,7 +119,7 @@ class ApplierActor:
         store = self.store
         if store is None or self._stopped:
             return None
-        if self._jobs or (store.compacting and self._may_compact(store)):
+        if self._reads.has_work or (store.compacting and self._may_compact(store)):
             return self._now
         applied = store.applied
         due = Millis(self._progress[1] + PROGRESS_INTERVAL_MS) if applied != self._progress[0] else None
@@ -163,8 +157,8 @@ class ApplierActor:
             return []
         effects: list[Effect] = []
         try:
-            if self._jobs:
-                self._advance_job(effects)
+            if self._reads.has_work:
+                effects += self._reads.advance(self.store, self._status_fields())
             if self._may_compact(self.store):
                 self._advance_compaction(self.store, effects)
         except Exception as error:  # noqa: BLE001 - what is not known to be the disk's fault is raised again
@@ -267,8 +261,8 @@ class ApplierActor:
             return []
         if not self._disk.exists(stage_path(message.stage)):
             raise Corruption(f"{STAGE_DIR}/{message.stage}: the staged snapshot is gone")
-        effects = self._end_jobs(ErrorCode.LEADER_CHANGED)
         old = self._opened()
+        effects = self._reads.end(ErrorCode.LEADER_CHANGED, old)
         old.engine.close()
         self.store = None
         self._swap(message.stage)
@@ -294,14 +288,17 @@ class ApplierActor:
             applied = store.apply(entry)
             if applied is None or not applied.results:
                 continue
-            origin = applied.origin
+            origin, results = applied
+            if store.response_bytes_max - store.answer_bytes_left > MESSAGE_ANSWERS_BYTES_MAX:
+                pieces, results = self._reads.in_pieces((origin.incarnation, origin.sequence), results)
+                effects += pieces
             effects.append(
                 Send(
                     "gateway",
                     CommandsApplied.make(
                         incarnation=origin.incarnation,
                         sequence=origin.sequence,
-                        results=applied.results,
+                        results=results,
                         applied=store.applied,
                         revision=Revision(store.revision),
                     ),
@@ -314,54 +311,29 @@ class ApplierActor:
     def _on_serve_reads(self, message: ServeReads) -> list[Effect]:
         origin, commands = decode_batch(message.payload)
         store = self.store
-        results: list[tuple[int, int, bytes]] = []
         if store is None:
-            results = [(position, int(ErrorCode.UNHEALTHY), b"") for position in range(len(commands))]
-            return [self._served(origin.incarnation, message.sequence, results)]
-        header = store.header(store.revision)
-        status = StatusFields(self._commit, self._config.storage.quota_bytes)
-        for position, (kind, body) in enumerate(commands):
-            result = begin_read(store, kind, body, header, status)
-            if isinstance(result, ReadJob):
-                self._jobs.append(_Job(result, origin.incarnation, message.sequence, position))
-            else:
-                results.append((position, *result))
+            results = tuple((position, int(ErrorCode.UNHEALTHY), b"") for position in range(len(commands)))
+            nothing = ReadsServed(
+                incarnation=origin.incarnation,
+                sequence=message.sequence,
+                results=results,
+                applied=Index(0),
+                revision=Revision(0),
+            )
+            return [Send("gateway", nothing)]
         counters = self.metrics.counters
         counters["etcd_mvcc_range_total"] = counters.get("etcd_mvcc_range_total", 0) + len(commands)
-        return [self._served(origin.incarnation, message.sequence, results)] if results else []
+        return self._reads.serve(store, (origin.incarnation, message.sequence), commands, self._status_fields())
 
-    def _served(self, incarnation: Incarnation, sequence: int, results: list[tuple[int, int, bytes]]) -> Send:
-        store = self.store
-        return Send(
-            "gateway",
-            ReadsServed.make(
-                incarnation=incarnation,
-                sequence=sequence,
-                results=tuple(results),
-                applied=store.applied if store else Index(0),
-                revision=Revision(store.revision if store else 0),
-            ),
-        )
+    def _status_fields(self) -> StatusFields:
+        return StatusFields(self._commit, self._config.storage.quota_bytes)
 
-    def _advance_job(self, effects: list[Effect]) -> None:
-        job = self._jobs.popleft()
-        result = advance_read(job.read)
-        if result is None:
-            self._jobs.append(job)
-        else:
-            effects.append(self._served(job.incarnation, job.sequence, [(job.position, *result)]))
-
-    def _end_jobs(self, code: ErrorCode) -> list[Effect]:
-        """Answer every read in progress with `code`: what it reads is about to go."""
-        effects: list[Effect] = []
-        for job in self._jobs:
-            job.read.slices.close()
-            effects.append(self._served(job.incarnation, job.sequence, [(job.position, int(code), b"")]))
-        self._jobs.clear()
-        return effects
+    def _on_pieces_taken(self, message: PiecesTaken) -> list[Effect]:
+        self._reads.taken(message.size_bytes)
+        return []
 
     def _may_compact(self, store: MvccStore) -> bool:
-        return store.compacting and all(store.compacted <= job.read.compaction_max for job in self._jobs)
+        return store.compacting and self._reads.allows_compaction(store.compacted)
 
     def _advance_compaction(self, store: MvccStore, effects: list[Effect]) -> None:
         for wait in store.compact_step(SLICE_ROWS):
@@ -453,14 +425,16 @@ class ApplierActor:
         self._feed.gateway_started(message.incarnation, self.store)
         if self.store is None:
             return []
+        self._reads.gateway_started()
         return [self._report_progress(self.store)]
 
     def _on_stop_actor(self, message: StopActor) -> list[Effect]:
         if self._background:
             self._held.append((message, self._source))
             return []
-        effects = self._end_jobs(ErrorCode.STOPPED)
+        effects: list[Effect] = []
         if self.store is not None:
+            effects += self._reads.end(ErrorCode.STOPPED, self.store)
             self.store.save_counts()
             self.store.engine.close()
             self.store = None

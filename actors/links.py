@@ -30,6 +30,10 @@ PEER_QUEUE_MESSAGES_MAX: Final = 256
 PEER_SILENCE_MS_MAX: Final = 5000
 """A connection on which nothing is acknowledged for so long is opened anew, instead of after TCP's own many minutes."""
 LINGER_ON_STOP_MS: Final = 500
+PACKET_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Bodies of one turn share a packet up to about this size: whoever receives it copies it in one go."""
+RECEIVED_BYTES_PER_TURN_MAX: Final = 4 * 1024 * 1024
+"""Bytes taken in one turn, but for the last packet."""
 RECEIVES_PER_TURN_MAX: Final = 256
 """Packets taken in one turn, so that a flood cannot keep an actor from its timers."""
 HEADERS_REMEMBERED_MAX: Final = 1000
@@ -72,6 +76,21 @@ def bodies_of(packet: bytes, at: int) -> list[memoryview]:
             raise ValueError("a packet ends within a body")
         bodies.append(view[begin:at])
     return bodies
+
+
+def _packets(bodies: list[bytes | memoryview]) -> list[list[bytes | memoryview]]:
+    """Share bodies out to packets of a bounded size; each body stays whole."""
+    if sum(map(len, bodies)) <= PACKET_BYTES_MAX:
+        return [bodies]
+    packets: list[list[bytes | memoryview]] = []
+    size = PACKET_BYTES_MAX
+    for body in bodies:
+        size += len(body)
+        if size > PACKET_BYTES_MAX:
+            packets.append([])
+            size = len(body)
+        packets[-1].append(body)
+    return packets
 
 
 def _events(socket: zmq.Socket[bytes]) -> int:
@@ -143,8 +162,9 @@ class LocalLinks:
             socket = self._outboxes.get(actor)
             if socket is None:
                 continue
-            sequence = self._sent[actor] = self._sent[actor] + 1
-            _send(socket, pack_packet(_HEAD.pack(sequence, self.incarnation, self._actor), bodies))
+            for part in _packets(bodies) if len(bodies) > 1 else (bodies,):
+                sequence = self._sent[actor] = self._sent[actor] + 1
+                _send(socket, pack_packet(_HEAD.pack(sequence, self.incarnation, self._actor), part))
 
     def relay(self, to: str, bodies: Iterable[memoryview]) -> None:
         """Pass on bodies that were never decoded."""
@@ -160,11 +180,13 @@ class LocalLinks:
         arrived: list[tuple[str, list[memoryview]]] = []
         inbox = self.inbox
         self.pending = False
+        received_bytes = 0
         while _events(inbox) & _POLLIN:
-            if len(arrived) >= RECEIVES_PER_TURN_MAX:
+            if len(arrived) >= RECEIVES_PER_TURN_MAX or received_bytes > RECEIVED_BYTES_PER_TURN_MAX:
                 self.pending = True
                 break
             packet = inbox.recv(_NOBLOCK)
+            received_bytes += len(packet)
             sequence, incarnation, name = _HEAD.unpack_from(packet)
             known, last = self._received.get(name, (0, 0))
             if incarnation < known:

@@ -17,6 +17,15 @@ BUCKET_MS: Final = 100
 LANE_PATIENCE_MS: Final = 50
 """A full lane sends all the same when nothing has come back for this long: what is out may be lost."""
 
+Body = bytes | tuple[bytes, ...]
+"""An answer; in pieces where one copy of all of it would hold everybody up."""
+
+
+def whole(body: Body) -> bytes:
+    """Return a body in one piece."""
+    return body if isinstance(body, bytes) else b"".join(body)
+
+
 _SIZE_BITS: Final = 32
 _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 
@@ -102,7 +111,7 @@ class OpenCalls:
 class Batch:
     """Calls that travel together. `left` have no answer yet; `served` once the first answer has come."""
 
-    __slots__ = ("flat", "ids", "leader", "left", "sent_at", "served", "term")
+    __slots__ = ("flat", "ids", "leader", "left", "pieces", "sent_at", "served", "term")
 
     def __init__(self, ids: list[int], flat: list[int | bytes], term: Term, leader: MemberId, now: Millis) -> None:
         self.ids = ids
@@ -110,8 +119,15 @@ class Batch:
         self.term = term
         self.leader = leader
         self.left = len(ids)
+        self.pieces: dict[int, list[bytes]] = {}
+        """By position: what has come of answers that are too large to come whole."""
         self.served = False
         self.sent_at = now
+
+    def complete(self, position: int, last: bytes) -> Body:
+        """Return an answer whose last piece has come; mostly that is all of it."""
+        ahead = self.pieces.pop(position, None)
+        return last if ahead is None else (*ahead, last)
 
 
 class Lane:

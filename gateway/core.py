@@ -14,7 +14,7 @@ from typing import Final
 from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
-from gateway.calls import Batch, Lane, OpenCalls
+from gateway.calls import Batch, Body, Lane, OpenCalls, whole
 from gateway.methods import PUT, WATCH, Method, Route
 from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
@@ -35,6 +35,8 @@ RETRY_MS: Final = 20
 """Pause before what was refused or came too early is tried again."""
 PUT_OVERHEAD_BYTES: Final = 256
 """What etcd's quota counts for a put besides key and value (rule 52)."""
+TAKEN_REPORT_BYTES: Final = 4 * 1024 * 1024
+"""The applier is told of so many bytes at once; it lets several times as many be on their way."""
 SLOW_READ_MS: Final = 500
 """A read that waits longer for its index is counted as slow; etcd counts from where it asks again."""
 
@@ -48,7 +50,7 @@ class GatewayCore:
         self.identity = identity
         self.config = config
         self.metrics = ActorMetrics()
-        self.answers: list[tuple[int, int, bytes]] = []
+        self.answers: list[tuple[int, int, Body]] = []
         self.term = Term(0)
         self.leader: MemberId = NOBODY
         self.members: tuple[local.MemberView, ...] = ()
@@ -69,6 +71,8 @@ class GatewayCore:
         self._logical_bytes = 0
         self._proposed_bytes = 0
         """What was proposed since the store last told its size."""
+        self._taken_bytes = 0
+        """Of pieces that were taken since the applier was last told."""
         self._store_open = True
         self._stopped = False
         self.streams = StreamTable(config.limits.open_streams_max, config.raft.election_timeout_ms)
@@ -179,6 +183,8 @@ class GatewayCore:
             self._on_store_progressed(message)
         elif isinstance(message, local.CommandAnswered):
             self._on_command_answered(message)
+        elif isinstance(message, local.AnswerPiece):
+            self._on_answer_piece(message, now)
         elif isinstance(message, local.ActorStarted):
             self._on_actor_started(message, now)
         elif isinstance(message, local.EventsApplied):
@@ -218,6 +224,9 @@ class GatewayCore:
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
         effects += [Send("applier", request) for request in self.watches.take()]
+        if self._taken_bytes >= TAKEN_REPORT_BYTES:
+            effects.append(Send("applier", local.PiecesTaken(size_bytes=self._taken_bytes)))
+            self._taken_bytes = 0
         return effects
 
     def check_invariants(self) -> None:
@@ -299,12 +308,12 @@ class GatewayCore:
 
     # --- answers -----------------------------------------------------------------------------------
 
-    def _answer(self, call_id: int, code: int, body: bytes) -> None:
+    def _answer(self, call_id: int, code: int, body: Body) -> None:
         if self._calls.close(call_id):
             if self._finishers:
                 finisher = self._finishers.pop(call_id, None)
                 if finisher is not None and not code:
-                    body = finisher(body)
+                    body = finisher(whole(body))
             self.answers.append((call_id, code, body))
 
     def _on_commands_applied(self, message: local.CommandsApplied, now: Millis) -> None:
@@ -319,6 +328,9 @@ class GatewayCore:
         self._refused.pop(message.sequence, None)
         close = self._calls.close
         append = self.answers.append
+        if batch.pieces:
+            self._answer_in_pieces(batch, message)
+            return
         later: list[tuple[int, int]] = []
         for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
             if code == ErrorCode.PENDING:
@@ -327,6 +339,28 @@ class GatewayCore:
                 append((call_id, code, body))
         if later:
             self._commands.answered_later[message.sequence] = dict(later)
+
+    def _answer_in_pieces(self, batch: Batch, message: local.CommandsApplied) -> None:
+        """Answer a batch of which large answers came ahead in pieces; the rest may be answered later still."""
+        later: dict[int, int] = {}
+        for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
+            if code == ErrorCode.PENDING:
+                later[position] = call_id
+            else:
+                self._answer(call_id, code, batch.complete(position, body))
+        if later:
+            self._commands.answered_later[message.sequence] = later
+
+    def _on_answer_piece(self, message: local.AnswerPiece, now: Millis) -> None:
+        self._taken_bytes += len(message.piece)
+        if message.incarnation != self.identity.incarnation:
+            return
+        for lane in self._lanes:
+            batch = lane.inflight.get(message.sequence)
+            if batch is not None:
+                lane.progressed(batch, now)
+                if self._calls.is_open(batch.ids[message.position]):
+                    batch.pieces.setdefault(message.position, []).append(message.piece)
 
     def _on_command_answered(self, message: local.CommandAnswered) -> None:
         waiting = self._commands.answered_later.get(message.sequence)
@@ -349,8 +383,9 @@ class GatewayCore:
             lane.pause(Millis(now + RETRY_MS))
             return
         self._publish(message.applied, message.revision)
+        pieces = batch.pieces
         for position, code, body in message.results:
-            self._answer(batch.ids[position], code, body)
+            self._answer(batch.ids[position], code, batch.complete(position, body) if pieces else body)
         batch.left -= len(message.results)
         if not batch.served and lane is self._reads and now - batch.sent_at > SLOW_READ_MS:
             self.metrics.count("etcd_server_slow_read_indexes_total", len(batch.ids))

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 
 from google.protobuf.message import DecodeError
 
+from gateway.calls import Body
 from gateway.grpc_methods import HEALTH_SERVICE, GrpcMethod, unknown_method
 from gateway.grpc_streams import GrpcStreams, OpenStream, StreamCalls
 from gateway.grpc_wire import (
@@ -48,7 +49,7 @@ class Calls(StreamCalls, Protocol):
     """What the door needs of the loop."""
 
     def submit(
-        self, method: Any, body: bytes, deadline_ms: Millis | None, on_answer: Callable[[int, bytes], None]
+        self, method: Any, body: bytes, deadline_ms: Millis | None, on_answer: Callable[[int, Body], None]
     ) -> int:
         """See `GatewayLoop.submit`."""
         ...
@@ -343,18 +344,32 @@ class GrpcConnection:
         answer = partial(self._answer, stream_id, entry)
         self._live[stream_id] = self._calls.submit(entry.method, message, deadline, answer)
 
-    def _answer(self, stream_id: int, entry: GrpcMethod, code: int, body: bytes) -> None:
+    def _answer(self, stream_id: int, entry: GrpcMethod, code: int, body: Body) -> None:
         del self._live[stream_id]
         if code:
             entry.handled[_CODE_OF[code]] += 1
             self.answers.send_headers(stream_id, error_block(code), end_stream=True)
-        else:
+        elif isinstance(body, bytes):
             size = len(body)
             entry.handled[0] += 1
             entry.sent += 1
             self._shared.sent_bytes += size
             self.answers.respond(stream_id, RESPONSE_BLOCK, PREFIX.pack(0, size) + body, OK_TRAILERS)
+        else:
+            self._answer_in_pieces(stream_id, entry, body)
         self._tell()
+
+    def _answer_in_pieces(self, stream_id: int, entry: GrpcMethod, pieces: tuple[bytes, ...]) -> None:
+        """Send an answer that is too large to be copied: its pieces leave as they are."""
+        size = sum(map(len, pieces))
+        entry.handled[0] += 1
+        entry.sent += 1
+        self._shared.sent_bytes += size
+        answers = self.answers
+        answers.send_headers(stream_id, RESPONSE_BLOCK)
+        for piece in (PREFIX.pack(0, size), *pieces):
+            answers.send_data(stream_id, piece)
+        answers.send_trailers(stream_id, OK_TRAILERS)
 
     def _refuse(self, stream_id: int, asked: GrpcHead) -> None:
         if asked.method is not None:

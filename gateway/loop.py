@@ -28,6 +28,7 @@ from actors.lifeline import Lifeline, LifelineCut
 from actors.links import LocalLinks
 from actors.memory import FreedMemory
 from actors.metrics import ActorMetrics
+from gateway.calls import Body
 from gateway.streams import StreamHead, StreamMethod, StreamTable
 from protocol import codec, local
 from protocol.errors import ErrorCode
@@ -46,7 +47,7 @@ ANSWERS_PER_SLICE: Final = 256
 STORY_EVENTS_MAX: Final = 50
 STORY_LINE_CHARS_MAX: Final = 300
 
-OnAnswer = Callable[[int, bytes], None]
+OnAnswer = Callable[[int, Body], None]
 """Told the `ErrorCode` and, where that is OK, the whole response."""
 OnStream = Callable[[list[tuple[bytes, ...]], ErrorCode | None], int]
 """Takes messages of a stream, each in pieces, and how it ended, if it did; returns how many bytes wait unsent there."""
@@ -56,7 +57,7 @@ class Core(Protocol):
     """What the loop needs of a `GatewayCore`."""
 
     metrics: ActorMetrics
-    answers: list[tuple[int, int, bytes]]
+    answers: list[tuple[int, int, Body]]
     streams: StreamTable
 
     @property
@@ -144,7 +145,7 @@ class GatewayLoop:
         self._calls: dict[int, OnAnswer] = {}
         self._call_ids = itertools.count(1)
         self._streams: dict[int, OnStream] = {}
-        self._answers: deque[tuple[int, int, bytes]] = deque()
+        self._answers: deque[tuple[int, int, Body]] = deque()
         self._dirty: list[Flushable] = []
         self._turn_planned = False
         self._links_planned = False

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator
 from typing import Final, NamedTuple, Protocol
 
 from gateway import grpc_methods
+from gateway.calls import Body, whole
 from gateway.grpc_door import GrpcShared
 from gateway.loop import Core, GatewayLoop
 from gateway.methods import METHODS
@@ -88,9 +89,9 @@ class NodeView:
         """Return the core's answer to a request, as any client would get it."""
         answered: asyncio.Future[tuple[int, bytes]] = self._loop.loop.create_future()
 
-        def on_answer(code: int, answer: bytes) -> None:
+        def on_answer(code: int, answer: Body) -> None:
             if not answered.done():
-                answered.set_result((code, answer))
+                answered.set_result((code, whole(answer)))
 
         due = Millis(self._loop.now_ms() + CHECK_TIMEOUT_MS)
         call_id = self._loop.submit(method, body, due, on_answer)

@@ -16,6 +16,7 @@ import structlog
 import zmq
 
 from actors.metrics import ActorMetrics
+from gateway.calls import Body, whole
 from gateway.loop import SLICE_MS_MAX, GatewayLoop
 from gateway.methods import METHODS_BY_NUMBER
 from protocol import codec
@@ -316,12 +317,12 @@ class ZmqDoor:
 
     # --- answering ---------------------------------------------------------------------------------
 
-    def _answerer(self, client: _Client, call_id: int) -> Callable[[int, bytes], None]:
-        def on_answer(code: int, body: bytes) -> None:
+    def _answerer(self, client: _Client, call_id: int) -> Callable[[int, Body], None]:
+        def on_answer(code: int, body: Body) -> None:
             packed = client.calls.pop(call_id, None)
             if packed is not None:
                 client.bytes_open -= packed & _SIZE_MASK
-                self._reply(client, call_id, code, body)
+                self._reply(client, call_id, code, whole(body))
 
         return on_answer
 

@@ -59,7 +59,9 @@ class LimitsConfig(BaseModel):
     model_config = _STRICT
 
     request_bytes_max: int = Field(1_572_864, ge=1024, le=32 << 20, description="one request; etcd's max-request-bytes")
-    response_bytes_max: int = Field(64 << 20, ge=1 << 20, description="one unary answer; over it: page with limit")
+    response_bytes_max: int = Field(
+        64 << 20, ge=1 << 20, le=64 << 20, description="one unary answer; over it: page with limit"
+    )
     txn_operations_max: int = Field(128, ge=1, description="compares, and operations of each branch, of one txn")
     pending_requests_max: int = Field(20_000, ge=1, description="requests a gateway holds; over it: too many requests")
     pending_bytes_max: int = Field(256 << 20, ge=1 << 20, description="bytes of requests and answers a gateway holds")

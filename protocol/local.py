@@ -295,6 +295,18 @@ class CommandAnswered(LocalMessage):
     body: bytes
 
 
+class AnswerPiece(LocalMessage):
+    """A part of the answer at `position` of batch `sequence`, to a read or a command: too large to travel whole.
+
+    Pieces come in their order and ahead of the message that ends the answer; its body is the last piece.
+    """
+
+    incarnation: Incarnation
+    sequence: int
+    position: int
+    piece: bytes
+
+
 class ReadsServed(LocalMessage):
     """Answers to reads of the batch `sequence`: `(position in the batch, code, body)` each.
 
@@ -306,6 +318,12 @@ class ReadsServed(LocalMessage):
     results: tuple[tuple[int, int, bytes], ...]
     applied: Index
     revision: Revision
+
+
+class PiecesTaken(LocalMessage):
+    """From the gateway to the applier: so many bytes of `AnswerPiece`s were taken; there is room for as many more."""
+
+    size_bytes: int
 
 
 class StoreProgressed(LocalMessage):

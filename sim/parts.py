@@ -13,6 +13,7 @@ from actors.raft import RaftActor
 from actors.snapshot_receiver import SnapshotReceiver
 from actors.snapshot_sender import SnapshotSender
 from actors.wal import WalActor
+from gateway.calls import whole
 from gateway.core import GatewayCore
 from gateway.methods import METHODS
 from protocol.config import ClusterConfig
@@ -130,7 +131,7 @@ class ProductionParts:
 
     def drain_answers(self, gateway: GatewayCore) -> list[tuple[int, int, bytes]]:
         """Take what the gateway has answered: call id, code, body."""
-        answers = list(gateway.answers)
+        answers = [(call_id, code, whole(body)) for call_id, code, body in gateway.answers]
         gateway.answers.clear()
         return answers
 

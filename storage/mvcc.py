@@ -57,6 +57,7 @@ Result = tuple[int, bytes]
 _NO_BODY: Final = b""
 _OK: Final = int(ErrorCode.OK)
 _OK_WITHOUT_BODY: Final = (_OK, _NO_BODY)
+_TOO_LARGE: Final = (int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY)
 _PENDING: Final = (int(ErrorCode.PENDING), _NO_BODY)
 
 
@@ -82,6 +83,8 @@ class MvccStore:
     def __init__(self, engine: Engine, cluster: ClusterId, member: MemberId, *, response_bytes_max: int) -> None:
         self.engine = engine
         self.response_bytes_max = response_bytes_max
+        self.answer_bytes_left = response_bytes_max
+        """What the answers of the entry being applied may still take: those that may be large share one budget."""
         state = unpack_state(engine.get(STATE_KEY))
         self.applied: Index = state.applied
         self.term: Term = state.term
@@ -173,6 +176,7 @@ class MvccStore:
 
     def _run(self, origin: Origin, flat: list[Any], *, encode: bool) -> list[Result]:
         results: list[Result] = []
+        self.answer_bytes_left = self.response_bytes_max
         handlers = self._commands
         pairs = iter(flat)
         for kind, body in zip(pairs, pairs, strict=True):
@@ -210,6 +214,8 @@ class MvccStore:
         self.counters["put"] += 1
         if not encode:
             return _OK_WITHOUT_BODY
+        if previous and not self._afford(len(previous)):
+            return _TOO_LARGE
         header = b"%b\x18%b%b" % (self._prefix, writer.mod, self._term_bytes)
         return _OK, b"\x0a%c%b%b" % (len(header), header, previous)
 
@@ -222,9 +228,16 @@ class MvccStore:
         if self._writer.sub:
             self.revision += 1
             self.counters["delete"] += 1
-        if len(answer) > self.response_bytes_max:
-            return int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY
+        if not self._afford(len(answer)):
+            return _TOO_LARGE
         return _OK, self.header(self.revision) + answer if encode else _NO_BODY
+
+    def _afford(self, size: int) -> bool:
+        """Take an answer of `size` bytes from the entry's budget; False if it is over it: what was written stands."""
+        if size > self.answer_bytes_left:
+            return False
+        self.answer_bytes_left -= size
+        return True
 
     def _txn(self, body: bytes, encode: bool) -> Result:
         writer = self._writer
@@ -236,8 +249,8 @@ class MvccStore:
         if writer.sub:
             self.revision += 1
         self.counters["txn"] += 1
-        if run.too_large:
-            return int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY
+        if run.too_large or not self._afford(len(answer)):
+            return _TOO_LARGE
         return _OK, self.header(self.revision) + answer if encode else _NO_BODY
 
     def _compact(self, body: bytes, origin: Origin, position: int, *, encode: bool) -> Result:

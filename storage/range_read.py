@@ -1,7 +1,8 @@
 """Range: which pairs a request means, at the current or an old revision, in slices.
 
-Owns etcd's rules 5 to 12. Pure functions over a `Reader`; long work is a generator that yields after `SLICE_ROWS`
-rows so that its caller can let other work through, and returns the response by `StopIteration`.
+Owns etcd's rules 5 to 12. Pure functions over a `Reader`; long work is a generator that yields after `SLICE_ROWS` rows
+or `PIECE_BYTES` so that its caller can let other work through. What it yields is None, or the next piece of a large
+response; the rest of the response, mostly all of it, is returned by `StopIteration`.
 Invariant: a generator pins what it reads at its first step; writes applied between its slices are not seen, and the
 caller keeps compaction away from the revision it reads.
 """
@@ -37,11 +38,13 @@ from storage.wire_bytes import varint
 
 SLICE_ROWS: Final = 500
 """Rows read before a long read lets other work through; about half a millisecond."""
+PIECE_BYTES: Final = 1024 * 1024
+"""Larger responses are made and handed on in pieces of about this size: a copy of all of one would stall everybody."""
 _LOG_COUNT_REVISIONS_MAX: Final = 2_000
 """Up to this many revisions back, counting walks the revisions since; beyond, the range itself."""
 _TOP_ROWS_SLACK: Final = 1_000
 
-Slices = Generator[None, None, bytes]
+Slices = Generator[bytes | None, None, bytes]
 
 
 class View(NamedTuple):
@@ -92,15 +95,16 @@ def range_slices(request: RangeRequest, view: View, header: bytes) -> Slices:
         records = records_at(view.reader, start, end, request.revision)
     else:
         records = current_records(view.reader, start, end, reverse=plan.reverse)
-    # A page that may take more than one slice counts before it yields: later the current revision is another one.
-    sliced = plan.fetch > SLICE_ROWS or (plan.fetch and plan.filtered)
-    early = view.keys.count(view.reader, start, end) if sliced and not at_old else -1
-    rows, count = yield from _collect(request, plan, records, view.response_bytes_max)
-    if count < 0:
-        count = early
+    collected = _Rows(request, plan, view.response_bytes_max)
+    for _ in collected.take(records):
+        if plan.fetch and not at_old and collected.count < 0:
+            # A page counts before it yields: later the current revision is another one.
+            collected.count = view.keys.count(view.reader, start, end)
+        yield None
+    count = collected.count
     if count < 0:
         count = yield from _count(view, start, end, request.revision if at_old else 0)
-    return _encode(request, plan, rows, count, header)
+    return (yield from _encode(request, plan, collected, count, header))
 
 
 class _Plan(NamedTuple):
@@ -133,39 +137,56 @@ def _plan(request: RangeRequest) -> _Plan:
     return _Plan(fetch, filtered, target, order == RangeRequest.DESCEND, False)
 
 
-def _collect(
-    request: RangeRequest, plan: _Plan, records: Iterator[bytes | None], bytes_max: int
-) -> Generator[None, None, tuple[list[bytes], int]]:
-    """Return the fetched records and, if the whole range was read, how many pairs it has (else -1)."""
-    rows: list[bytes] = []
-    seen = size = steps = 0
-    keep = request.limit + 1 if request.limit > 0 and plan.sort_target >= 0 else 0
-    strip = request.keys_only and plan.sort_target != RangeRequest.VALUE
-    for record in records:
-        steps += 1
-        if steps % SLICE_ROWS == 0:
-            yield
-        if record is None:
-            continue
-        seen += 1
-        if plan.filtered and not _passes(request, record):
-            continue
-        if strip:
-            rows.append(_without_value(record) + record[-TRAILER_BYTES:])
-        else:
-            rows.append(record)
-        size += len(rows[-1]) - TRAILER_BYTES
-        if len(rows) == plan.fetch:
-            return rows, -1
-        if keep and len(rows) >= 2 * keep + _TOP_ROWS_SLACK:
-            rows = _sorted(rows, plan)[:keep]
-            size = sum(map(len, rows)) - len(rows) * TRAILER_BYTES
-        if size > bytes_max:
-            raise ClientError(ErrorCode.RESPONSE_TOO_LARGE)
-    return rows, seen
+class _Rows:
+    """The records fetched for a page, their bytes, and how many pairs the range has once that is known (else -1)."""
+
+    def __init__(self, request: RangeRequest, plan: _Plan, bytes_max: int) -> None:
+        self.rows: list[bytes] = []
+        self.bytes = 0
+        self.count = -1
+        self._request = request
+        self._plan = plan
+        self._bytes_max = bytes_max
+
+    def take(self, records: Iterator[bytes | None]) -> Iterator[None]:
+        """Read until the page is full or the range at its end; yield after each slice.
+
+        Raises:
+            ClientError: the rows are larger than an answer may be.
+        """
+        request, plan, rows = self._request, self._plan, self.rows
+        seen = size = steps = 0
+        slice_end = PIECE_BYTES
+        keep = request.limit + 1 if request.limit > 0 and plan.sort_target >= 0 else 0
+        strip = request.keys_only and plan.sort_target != RangeRequest.VALUE
+        for record in records:
+            steps += 1
+            if steps % SLICE_ROWS == 0 or size > slice_end:
+                slice_end = size + PIECE_BYTES
+                yield
+            if record is None:
+                continue
+            seen += 1
+            if plan.filtered and not _passes(request, record):
+                continue
+            if strip:
+                rows.append(_without_value(record) + record[-TRAILER_BYTES:])
+            else:
+                rows.append(record)
+            size += len(rows[-1]) - TRAILER_BYTES
+            if len(rows) == plan.fetch:
+                self.bytes = size
+                return
+            if keep and len(rows) >= 2 * keep + _TOP_ROWS_SLACK:
+                rows[:] = _sorted(rows, plan)[:keep]
+                size = sum(map(len, rows)) - len(rows) * TRAILER_BYTES
+            if size > self._bytes_max:
+                raise ClientError(ErrorCode.RESPONSE_TOO_LARGE)
+        self.bytes, self.count = size, seen
 
 
-def _encode(request: RangeRequest, plan: _Plan, rows: list[bytes], count: int, header: bytes) -> bytes:
+def _encode(request: RangeRequest, plan: _Plan, collected: _Rows, count: int, header: bytes) -> Slices:
+    rows = collected.rows
     if plan.sort_target >= 0:
         rows = _sorted(rows, plan)
     more = 0 < request.limit < len(rows)
@@ -173,9 +194,26 @@ def _encode(request: RangeRequest, plan: _Plan, rows: list[bytes], count: int, h
         del rows[request.limit :]
     if request.keys_only and plan.sort_target == RangeRequest.VALUE:
         frames = [_without_value(row) for row in rows]
+    elif collected.bytes > PIECE_BYTES:
+        return (yield from _in_pieces(rows, header, _tail(more, count)))
     else:
         frames = [row[:-TRAILER_BYTES] for row in rows]
     return b"%b%b%b" % (header, b"".join(frames), _tail(more, count))
+
+
+def _in_pieces(rows: list[bytes], header: bytes, tail: bytes) -> Slices:
+    """Yield a response piece by piece, but for the last, which is returned."""
+    piece = [header]
+    size = 0
+    for row in rows:
+        piece.append(row[:-TRAILER_BYTES])
+        size += len(row)
+        if size > PIECE_BYTES:
+            yield b"".join(piece)
+            piece.clear()
+            size = 0
+    piece.append(tail)
+    return b"".join(piece)
 
 
 def _tail(more: bool, count: int) -> bytes:

@@ -5,7 +5,6 @@ its first slice becomes a `ReadJob` that the caller drives between other work.
 Invariant: what a job reads is pinned by its first slice, and `compaction_max` tells which compactions would hurt it.
 """
 
-from collections.abc import Generator
 from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -42,6 +41,8 @@ class ReadJob(NamedTuple):
 
     slices: Slices
     compaction_max: int
+    piece: bytes | None
+    """How a large response begins, if the first slice said so already."""
 
 
 def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: "StatusFields") -> Result | ReadJob:
@@ -57,10 +58,10 @@ def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: 
             return 0, status_body(store, header, status)
         slices, compaction_max = _slices(store, kind, body, header)
         try:
-            next(slices)
+            piece = next(slices)
         except StopIteration as stop:
             return 0, stop.value
-        return ReadJob(slices, compaction_max)
+        return ReadJob(slices, compaction_max, piece)
     except ClientError as error:
         return int(error.code), b""
     except DecodeError:
@@ -83,15 +84,17 @@ def plain_key(body: bytes) -> bytes:
     return body[2:-2] if size == length + 4 and body[-2:] == _SERIALIZABLE else b""
 
 
-def advance_read(job: ReadJob) -> Result | None:
-    """Run one more slice; return the result when that was the last."""
+def advance_read(job: ReadJob) -> Result | bytes | None:
+    """Run one more slice; return the result when that was the last, or the next piece of a large response.
+
+    The body of the result is what follows the pieces. A read that has given a piece does not fail any more.
+    """
     try:
-        next(job.slices)
+        return next(job.slices)
     except StopIteration as stop:
         return 0, stop.value
     except ClientError as error:
         return int(error.code), b""
-    return None
 
 
 class StatusFields(NamedTuple):
@@ -137,7 +140,7 @@ def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Sl
     raise ClientError(ErrorCode.UNIMPLEMENTED)
 
 
-def _leases(store: MvccStore, header: bytes) -> Generator[None, None, bytes]:
+def _leases(store: MvccStore, header: bytes) -> Slices:
     """List all leases: in the order in which they run out where the leader's clock is, else in the order of ids."""
     found: list[LeaseId] = []
     after = b""
@@ -146,7 +149,7 @@ def _leases(store: MvccStore, header: bytes) -> Generator[None, None, bytes]:
         found += [lease for lease, _ in slice_]
         if not after:
             break
-        yield
+        yield None
     found.sort(key=store.leases.order)
     body = LeaseLeasesResponse(leases=[LeaseStatus(ID=lease) for lease in found]).SerializeToString()
     if len(body) > store.response_bytes_max:
@@ -154,7 +157,7 @@ def _leases(store: MvccStore, header: bytes) -> Generator[None, None, bytes]:
     return header + body
 
 
-def _hash_kv(store: MvccStore, request: HashKVRequest, header: bytes) -> Generator[None, None, bytes]:
+def _hash_kv(store: MvccStore, request: HashKVRequest, header: bytes) -> Slices:
     check_revision(request.revision, store.revision, store.compacted)
     revision = request.revision if request.revision > 0 else store.revision
     compacted = store.compacted

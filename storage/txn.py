@@ -32,7 +32,8 @@ class Snapshot(Protocol):
 
     revision: int
     compacted: int
-    response_bytes_max: int
+    answer_bytes_left: int
+    """What the answers of the commands applied together may still take."""
 
 
 def choose(request: TxnRequest, reader: Reader) -> Path:
@@ -198,7 +199,7 @@ class TxnRun:
         self._encode = encode
         self.too_large = False
         """An answer went over the byte budget. The writes stand: they must not depend on who answers."""
-        self._budget = snapshot.response_bytes_max
+        self._budget = snapshot.answer_bytes_left
 
     def run(self, path: Path) -> bytes:
         """Do the operations in order; return `succeeded` and the responses, without the header."""
@@ -254,12 +255,26 @@ class TxnRun:
 
 def drain(slices: Slices) -> bytes:
     """Run a sliced read to its end at once."""
+    gathering = _gather(slices, [])
     while True:
         try:
-            next(slices)
+            next(gathering)
         except StopIteration as stop:
             body: bytes = stop.value
             return body
+
+
+def _gather(slices: Slices, pieces: list[bytes]) -> Slices:
+    """Go on with a read, and return its whole response, which begins with `pieces`."""
+    while True:
+        try:
+            piece = next(slices)
+        except StopIteration as stop:
+            pieces.append(stop.value)
+            return b"".join(pieces)
+        if piece is not None:
+            pieces.append(piece)
+        yield None
 
 
 def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
@@ -269,7 +284,7 @@ def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
         ClientError: a range is refused, or the answer is over the byte budget.
     """
     path = choose(request, view.reader)
-    started: list[tuple[Slices, bytes | None]] = []
+    started: list[tuple[Slices, list[bytes], bool]] = []
     operations = _flat_ranges(path)
     for operation in operations:
         check_range_shape(operation)
@@ -277,13 +292,12 @@ def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
         check_revision_in_txn(operation.revision, view.revision, view.compacted)
     for operation in operations:
         slices = range_slices(operation, view, inner_header_bytes(view.revision))
-        started.append((slices, _first_slice(slices)))
+        pieces: list[bytes] = []
+        started.append((slices, pieces, _first_slice(slices, pieces)))
     bodies = []
     size = 0
-    for slices, body in started:
-        whole = body
-        if whole is None:
-            whole = yield from slices
+    for slices, pieces, ended in started:
+        whole = b"".join(pieces) if ended else (yield from _gather(slices, pieces))
         size += len(whole)
         if size > view.response_bytes_max:
             raise ClientError(ErrorCode.RESPONSE_TOO_LARGE)
@@ -292,14 +306,16 @@ def read_only_slices(request: TxnRequest, view: View, header: bytes) -> Slices:
     return header + _assemble(path, bodies)
 
 
-def _first_slice(slices: Slices) -> bytes | None:
-    """Run the first slice, which pins what is read; return the body if that was all."""
+def _first_slice(slices: Slices, pieces: list[bytes]) -> bool:
+    """Run the first slice, which pins what is read, and put what it gives into `pieces`; True if that was all."""
     try:
-        next(slices)
+        piece = next(slices)
     except StopIteration as stop:
-        body: bytes = stop.value
-        return body
-    return None
+        pieces.append(stop.value)
+        return True
+    if piece is not None:
+        pieces.append(piece)
+    return False
 
 
 def _flat_ranges(path: Path) -> list[RangeRequest]:

@@ -31,8 +31,9 @@ from protocol.message import Message
 from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
 from sim.disk import SimDisk
 from sim.engine import SimEngine
+from sim.store_driver import finish_read
 from storage.mvcc import MvccStore
-from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+from storage.reads import ReadJob, StatusFields, begin_read
 
 CLUSTER = ClusterId(0xC1)
 TIMEOUT_S = 20.0
@@ -111,9 +112,7 @@ class SoloCore(GatewayCore):
         results = []
         for position, (kind, body) in enumerate(commands):
             result = begin_read(store, kind, body, store.header(store.revision), StatusFields(store.applied, 0))
-            while isinstance(result, ReadJob):
-                result = advance_read(result) or result
-            results.append((position, *result))
+            results.append((position, *(finish_read(result) if isinstance(result, ReadJob) else result)))
         served = local.ReadsServed(
             incarnation=origin.incarnation,
             sequence=message.sequence,

@@ -9,7 +9,16 @@ import zmq
 from clusters import free_ports, wait_until
 from zmq_sockets import Context
 
-from actors.links import LinkBroken, LocalLinks, PeerDoor, PeerLinks, local_address, pack_packet
+from actors.links import (
+    PACKET_BYTES_MAX,
+    RECEIVED_BYTES_PER_TURN_MAX,
+    LinkBroken,
+    LocalLinks,
+    PeerDoor,
+    PeerLinks,
+    local_address,
+    pack_packet,
+)
 from actors.metrics import ActorMetrics
 from protocol.errors import StartRefused
 from protocol.identity import NodeIdentity
@@ -250,3 +259,23 @@ def test_an_address_in_use_is_named(context: Context) -> None:
     neighbour = Neighbour(context)
     with pytest.raises(StartRefused, match=rf"peer address {neighbour.address}: Address already in use"):
         PeerDoor(context, identity(TWO), neighbour.address, ActorMetrics())
+
+
+def test_large_bodies_of_a_turn_have_packets_of_their_own(context: Context, raft: LocalLinks) -> None:
+    """What a receiver copies in one go is bounded, and so is what it takes in one turn; nothing is lost."""
+    wal = sender(context, 1)
+    bodies = [bytes([number]) * (700_000 if number % 3 else 10) for number in range(24)]
+    for body in bodies:
+        wal.stage("raft", body)
+    wal.flush()
+    turns: list[int] = []
+    arrived: list[bytes] = []
+    while len(arrived) < len(bodies):
+        assert raft.pending or raft.inbox.poll(WAIT_MS)
+        packets = raft.receive()
+        sizes = [sum(map(len, packet)) for _, packet in packets]
+        assert max(sizes, default=0) <= PACKET_BYTES_MAX
+        turns.append(sum(sizes))
+        arrived += [bytes(body) for _, packet in packets for body in packet]
+    assert arrived == bodies
+    assert max(turns) <= RECEIVED_BYTES_PER_TURN_MAX + PACKET_BYTES_MAX

@@ -263,3 +263,16 @@ def test_rule_23_an_answer_too_large_does_not_undo_the_writes(store: StoreDriver
     assert answer.code == ErrorCode.RESPONSE_TOO_LARGE
     assert store.range(b"a", b"z", count_only=True).response.count == 3
     assert store.store.revision == 3
+
+
+def test_rule_23_commands_applied_together_share_the_bytes_of_their_answers(store: StoreDriver) -> None:
+    """However many large answers one entry owes, what is held at once is bounded; all of them wrote what they wrote."""
+    store.store.response_bytes_max = 50_000
+    store.put(b"big", b"x" * 20_000)
+    txn = TxnRequest(success=[range_op(b"big"), put_op(b"a")])
+    putting = PutRequest(key=b"big", value=b"y" * 20_000, prev_kv=True)
+    answers = store.do(txn, putting, txn, DeleteRangeRequest(key=b"big", prev_kv=True), PutRequest(key=b"b"))
+    assert [answer.code for answer in answers] == [0, 0, *[ErrorCode.RESPONSE_TOO_LARGE] * 2, 0]
+    assert store.store.revision == 7
+    assert store.range(b"big").response.count == 0
+    assert store.one(txn).code == ErrorCode.OK, "the next entry has a budget of its own"
