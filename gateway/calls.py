@@ -178,6 +178,12 @@ class Lane:
         self.paused_until = None
         return True
 
+    def wake(self, now: Millis) -> None:
+        """Forget instants that have passed, so that the lane never asks to be woken for the past."""
+        self.resume(now)
+        if self.due is not None and self.due <= now:
+            self.due = None
+
     def sent(self, sequence: int, batch: Batch) -> None:
         """Note a batch that leaves."""
         self.inflight[sequence] = batch

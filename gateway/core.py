@@ -207,6 +207,8 @@ class GatewayCore:
             self._drop_dead_proposals()
         self.streams.wake(now)
         self._watch_service.wake(now)
+        for lane in self._lanes:
+            lane.wake(now)
         return []
 
     def end_turn(self, now: Millis) -> list[Effect]:

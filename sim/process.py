@@ -32,6 +32,10 @@ EFFECTS_PER_TURN_MAX: Final = 20_000
 """An actor that asks for more in one turn is broken."""
 
 
+IDLE_WAKES_MAX: Final = 300
+"""An actor that wakes so often without news and without doing anything asks to be woken for the past."""
+
+
 class Parcel(NamedTuple):
     """One thing in a mailbox: encoded bytes from somewhere, or a client's call."""
 
@@ -70,6 +74,8 @@ class Process:
         """When the actor wants to be woken."""
         self._wake_planned_us: int | None = None
         """When the next event looks whether it is due; it may be early, then it is planned anew."""
+        self._idle_wakes = 0
+        """Turns in a row in which the actor woke, was told nothing and did nothing."""
         self._link_at_us: dict[str, int] = {}
         self._turn_us_max = 2 * TURN_US.get(actor.name, 60)
 
@@ -138,6 +144,7 @@ class Process:
             return
         self._mail_planned = False
         if self._mailbox:
+            self._idle_wakes = 0
             self._turn()
 
     def _wake_turn(self, planned_us: int) -> None:
@@ -150,11 +157,16 @@ class Process:
         if due_us > self.world.now_us:
             self._plan_look(due_us)
             return
+        self._idle_wakes += 1
+        if self._idle_wakes > IDLE_WAKES_MAX:
+            raise SimulationFailed("no actor spins", f"{self!r} woke {self._idle_wakes} times and did nothing")
         self._turn()
 
     def _turn(self) -> None:
         self.turns += 1
         effects = self._guarded(self._handle_all)
+        if effects:
+            self._idle_wakes = 0
         if self.alive:
             self._finish(effects)
 

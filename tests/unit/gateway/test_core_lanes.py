@@ -167,6 +167,25 @@ def test_a_refusal_that_comes_too_late_pauses_nothing(gateway: GatewayCore) -> N
     assert len(turn(gateway)) == 1
 
 
+def test_an_instant_that_has_passed_is_no_deadline(gateway: GatewayCore) -> None:
+    """Regression, simulator seed 23: reads that ran out while their lane was paused left the gateway spinning."""
+    ask(gateway, 1, "Range", get(), until=5)
+    sequence = only_turn(gateway).sequence
+    assert gateway.deadline is not None
+    now = gateway.deadline
+    gateway.wake(now)
+    assert len(gateway.answers) == 1, "the call has run out"
+    tell(gateway, "raft", local.ReadsRefused(sequence=sequence, code=ErrorCode.NO_LEADER), now)
+    for _ in range(100):
+        if gateway.deadline is None:
+            break
+        assert gateway.deadline > now, "it asks to be woken for the past"
+        now = gateway.deadline
+        gateway.wake(now)
+        gateway.end_turn(now)
+    assert gateway.deadline is None, "nothing is left to wait for"
+
+
 def test_a_refused_batch_survives_a_change_of_leader_and_is_proposed_once_more(gateway: GatewayCore) -> None:
     """It is in no log, so its calls need not hear that their outcome is unknown."""
     ask(gateway, 1, "Put", put())
