@@ -2,11 +2,12 @@
 
 Owns what Raft's figure 3.2 promises (election safety, log matching, leader completeness, state machine safety), what
 the WAL promises (what was reported persisted is recovered) and what apply promises (same index, same state). Knows the
-local messages only. Invariant: a checker raises `SimulationFailed` at the event that breaks its rule, not later.
+local messages only. Invariants: a checker raises `SimulationFailed` at the event that breaks its rule, not later; it
+changes nothing but its own memory, so checkers can be left out one by one.
 """
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from protocol.local import (
     ApplyEntries,
@@ -21,61 +22,98 @@ from protocol.local import (
 )
 from protocol.message import Message
 from protocol.peer import RequestVoteReply
-from protocol.types import NOBODY, Entry, HardState, MemberId
+from protocol.types import NOBODY, Entry, MemberId
+from sim.log_images import LogImage, NodeLogs, image_of, same
 from sim.trouble import SimulationFailed
 
 if TYPE_CHECKING:
     from sim.process import Process
 
-NO_HARD_STATE: Final = HardState(0, NOBODY, 0)  # type: ignore[arg-type]
+
+class ElectionSafety:
+    """At most one leader a term, whoever says so (thesis 3.4)."""
+
+    def __init__(self) -> None:
+        self.leaders: dict[int, MemberId] = {}
+
+    def on_leadership(self, process: "Process", message: LeadershipChanged) -> None:
+        """A node says whom it follows."""
+        if message.leader == NOBODY:
+            return
+        first = self.leaders.setdefault(message.term, message.leader)
+        if first != message.leader:
+            text = f"{process!r} follows {message.leader:x} in term {message.term}, whose leader is {first:x}"
+            raise SimulationFailed("election safety", text)
 
 
-@dataclass
-class LogImage:
-    """What one node's log holds: terms by index above `base`, and the hard state."""
+class OneVote:
+    """One member votes for one candidate per term (thesis 3.4)."""
 
-    base: int = 0
-    last: int = 0
-    terms: dict[int, int] = field(default_factory=dict)
-    hard_state: HardState = NO_HARD_STATE
+    def __init__(self) -> None:
+        self._votes: dict[tuple[int, int], int] = {}
 
-    def persist(self, message: PersistEntries) -> None:
-        """Follow one write: entries replace everything from the first one's index on."""
-        if message.hard_state is not None:
-            self.hard_state = message.hard_state
+    def on_vote(self, process: "Process", voter: MemberId, message: RequestVoteReply) -> None:
+        """A candidate hears a vote; pre-votes bind nobody."""
+        if not message.granted or message.pre_vote:
+            return
+        receiver = process.node.member
+        first = self._votes.setdefault((message.term, voter), receiver)
+        if first != receiver:
+            text = f"{voter:x} voted for {first:x} and for {receiver:x} in term {message.term}"
+            raise SimulationFailed("one vote per term", text)
+
+
+class TermsGrow:
+    """A hard state's term never falls; a log ends where its raft says it does, and has no hole."""
+
+    def __init__(self, logs: dict[str, NodeLogs]) -> None:
+        self._logs = logs
+
+    def before_write(self, process: "Process", message: PersistEntries) -> None:
+        """A write is about to be handed to the WAL."""
+        log = self._logs[process.node.name].memory
+        if message.hard_state is not None and message.hard_state.term < log.hard_state.term:
+            raise SimulationFailed("terms only grow", f"{process!r} persists {message.hard_state}")
+        if message.entries and message.entries[0].index > log.last + 1:
+            text = f"{process!r} writes {_short(message.entries[0])} behind {log.last}"
+            raise SimulationFailed("no holes", text)
+
+    def after_write(self, process: "Process", message: PersistEntries) -> None:
+        """A write was handed to the WAL."""
+        log = self._logs[process.node.name].memory
+        if message.last.index != log.last:
+            text = f"{process!r} says its log ends at {message.last}, its writes say {log.last}"
+            raise SimulationFailed("last position", text)
+
+
+class LogMatching:
+    """An index and a term name one entry, and one entry before it (thesis 3.5)."""
+
+    def __init__(self, logs: dict[str, NodeLogs]) -> None:
+        self._logs = logs
+        self._entries: dict[tuple[int, int], tuple[int, int, bytes]] = {}
+
+    def before_write(self, process: "Process", message: PersistEntries) -> None:
+        """Entries are about to be written."""
+        if not message.entries:
+            return
+        first = message.entries[0]
+        previous = self._logs[process.node.name].memory.terms.get(first.index - 1, -1)
         for entry in message.entries:
-            if entry.index <= self.last:
-                for index in range(entry.index, self.last + 1):
-                    self.terms.pop(index, None)
-            self.terms[entry.index] = entry.term
-            self.last = entry.index
+            self._check(process, entry, previous)
+            previous = entry.term
 
-    def restart(self, index: int) -> None:
-        """The log begins anew behind a snapshot."""
-        self.base = self.last = index
-        self.terms.clear()
-
-    def holds(self, index: int, term: int) -> bool:
-        """Whether the entry is in the log, or below where it begins."""
-        return index <= self.base or self.terms.get(index) == term
-
-    def copy(self) -> "LogImage":
-        """An independent image."""
-        return LogImage(self.base, self.last, dict(self.terms), self.hard_state)
-
-
-@dataclass
-class NodeLogs:
-    """One node's log as raft has it in memory, and as its WAL has certainly made it durable."""
-
-    memory: LogImage = field(default_factory=LogImage)
-    durable: LogImage = field(default_factory=LogImage)
-    pending: list[PersistEntries | CutLog] = field(default_factory=list)
-    """Handed to the WAL, not yet reported: after a crash any prefix of these may be on disk."""
+    def _check(self, process: "Process", entry: Entry, previous: int) -> None:
+        known = self._entries.setdefault((entry.index, entry.term), (previous, entry.kind, entry.data))
+        if known[1:] != (entry.kind, entry.data):
+            raise SimulationFailed("log matching", f"{process!r} writes {_short(entry)}, others wrote another")
+        if -1 not in (previous, known[0]) and known[0] != previous:
+            text = f"{process!r} writes {_short(entry)} behind term {previous}, others behind {known[0]}"
+            raise SimulationFailed("log matching", text)
 
 
 class CommittedLog:
-    """Every entry any node was told to apply, by index; the one history all nodes must agree on."""
+    """State machine safety (thesis 3.6.3): every entry any node was told to apply, one history for all of them."""
 
     def __init__(self) -> None:
         self.entries: dict[int, Entry] = {}
@@ -84,7 +122,7 @@ class CommittedLog:
         """The term in which `last` was seen committed; not the term of the entry, which may be older."""
 
     def add(self, process: "Process", entry: Entry, term: int) -> bool:
-        """Record one applied entry; return whether it is the first time. State machine safety (thesis 3.6.3)."""
+        """Record one applied entry; return whether it is the first time."""
         known = self.entries.get(entry.index)
         if known is not None:
             if known != entry:
@@ -97,160 +135,113 @@ class CommittedLog:
         return True
 
 
-class LogChecker:
-    """Follows every node's log through its messages; holds consensus and WAL to their word."""
+class CommittedStay:
+    """Nobody drops a committed entry it has, and marks are made of committed entries."""
 
-    def __init__(self, members: dict[str, MemberId]) -> None:
-        self.committed = CommittedLog()
-        self.logs = {name: NodeLogs() for name in members}
-        self.leaders: dict[int, MemberId] = {}
-        self._members = members
-        self._votes: dict[tuple[int, int], int] = {}
-        self._entries: dict[tuple[int, int], tuple[int, int, bytes]] = {}
-        self._next_apply: dict[str, int] = {}
-        self._recovering: dict[str, list[Entry]] = {}
+    def __init__(self, logs: dict[str, NodeLogs], committed: CommittedLog) -> None:
+        self._logs = logs
+        self._committed = committed
 
-    def on_send(self, process: "Process", to: str, message: Message) -> None:
-        """Look at a local message as it leaves."""
-        if isinstance(message, PersistEntries):
-            self._on_persist(process, message)
-        elif isinstance(message, EntriesPersisted | LogCut):
-            self._on_persisted(process, message.ticket)
-        elif isinstance(message, ApplyEntries):
-            self._on_apply(process, message)
-        elif isinstance(message, LeadershipChanged):
-            self._on_leadership(process, message)
-        elif isinstance(message, LogRecovered):
-            self._on_recovered(process, message)
-        elif isinstance(message, CutLog):
-            self._on_cut(process, message)
-        elif isinstance(message, StoreOpened) and to == "raft":
-            self._next_apply[process.node.name] = message.applied + 1
-        elif isinstance(message, SnapshotInstalled):
-            self._next_apply[process.node.name] = message.index + 1
+    def before_write(self, process: "Process", message: PersistEntries) -> None:
+        """Entries are about to replace what the log holds from their index on.
 
-    def on_group(self, node: str) -> None:
-        """Raft, wal and applier of a node begin a new life."""
-        self._recovering.pop(node, None)
-        self._next_apply.pop(node, None)
-
-    def on_peer(self, process: "Process", voter: MemberId, message: Message) -> None:
-        """One member votes for one candidate per term (thesis 3.4)."""
-        if not isinstance(message, RequestVoteReply) or not message.granted or message.pre_vote:
-            return
-        receiver = process.node.member
-        first = self._votes.setdefault((message.term, voter), receiver)
-        if first != receiver:
-            text = f"{voter:x} voted for {first:x} and for {receiver:x} in term {message.term}"
-            raise SimulationFailed("one vote per term", text)
-
-    # --- the log ---------------------------------------------------------------------------------
-
-    def _on_persist(self, process: "Process", message: PersistEntries) -> None:
-        logs = self.logs[process.node.name]
-        if message.hard_state is not None and message.hard_state.term < logs.memory.hard_state.term:
-            raise SimulationFailed("terms only grow", f"{process!r} persists {message.hard_state}")
-        self._check_matching(process, logs.memory, message.entries)
-        logs.memory.persist(message)
-        logs.pending.append(message)
-        if message.last.index != logs.memory.last:
-            text = f"{process!r} says its log ends at {message.last}, its writes say {logs.memory.last}"
-            raise SimulationFailed("last position", text)
-
-    def _check_matching(self, process: "Process", log: LogImage, entries: tuple[Entry, ...]) -> None:
-        """Log matching (thesis 3.5): an index and a term name one entry, and one entry before it."""
-        for entry in entries:
-            committed = self.committed.entries.get(entry.index)
-            # A deposed leader that nobody told yet may write another entry there; nobody may drop what is committed.
+        A deposed leader that nobody told yet may write another entry there, as long as it has not the committed one.
+        """
+        log = self._logs[process.node.name].memory
+        for entry in message.entries:
+            committed = self._committed.entries.get(entry.index)
             if committed is not None and committed != entry and log.terms.get(entry.index) == committed.term:
                 text = f"{process!r} writes {_short(entry)} over committed {_short(committed)}"
                 raise SimulationFailed("committed entries stay", text)
-            if entry.index > log.last + 1 and entry is entries[0]:
-                raise SimulationFailed("no holes", f"{process!r} writes {_short(entry)} behind {log.last}")
-            before = entry.index - 1
-            previous = next((e.term for e in entries if e.index == before), log.terms.get(before, -1))
-            known = self._entries.get((entry.index, entry.term))
-            if known is None:
-                self._entries[entry.index, entry.term] = (previous, entry.kind, entry.data)
-                continue
-            if known[1:] != (entry.kind, entry.data):
-                raise SimulationFailed("log matching", f"{process!r} writes {_short(entry)}, others wrote another")
-            if -1 not in (previous, known[0]) and known[0] != previous:
-                text = f"{process!r} writes {_short(entry)} behind term {previous}, others behind {known[0]}"
-                raise SimulationFailed("log matching", text)
 
-    def _on_persisted(self, process: "Process", ticket: int) -> None:
-        logs = self.logs[process.node.name]
-        while logs.pending and logs.pending[0].ticket <= ticket:
-            _follow(logs.durable, logs.pending.pop(0))
-
-    def _on_cut(self, process: "Process", message: CutLog) -> None:
-        logs = self.logs[process.node.name]
-        committed = self.committed.entries.get(message.mark.index)
+    def before_cut(self, process: "Process", message: CutLog) -> None:
+        """A log is about to be cut."""
+        committed = self._committed.entries.get(message.mark.index)
         if committed is not None and committed.term != message.mark.term:
-            raise SimulationFailed(
-                "mark is committed", f"{process!r} cuts at {message.mark.index} of {message.mark.term}"
-            )
-        if message.mark.stage:
-            logs.memory.restart(message.mark.index)
-        logs.pending.append(message)
+            text = f"{process!r} cuts at {message.mark.index} of {message.mark.term}"
+            raise SimulationFailed("mark is committed", text)
 
-    def _on_recovered(self, process: "Process", message: LogRecovered) -> None:
-        """What was reported persisted is recovered; what was not is there up to some write, whole writes only."""
+
+class LeaderCompleteness:
+    """A leader holds what was committed in earlier terms (thesis 3.6.3)."""
+
+    def __init__(self, logs: dict[str, NodeLogs], committed: CommittedLog) -> None:
+        self._logs = logs
+        self._committed = committed
+
+    def on_leadership(self, process: "Process", message: LeadershipChanged) -> None:
+        """A node says that it leads."""
+        committed = self._committed
+        last = committed.entries.get(committed.last)
+        if message.leader != process.node.member or last is None or committed.last_term >= message.term:
+            return
+        if not self._logs[process.node.name].memory.holds(last.index, last.term):
+            text = f"{process!r} leads term {message.term} without committed {_short(last)}"
+            raise SimulationFailed("leader completeness", text)
+
+
+class PersistedIsRecovered:
+    """What was reported persisted is recovered; what was not is there up to some write, whole writes only."""
+
+    def __init__(self, logs: dict[str, NodeLogs]) -> None:
+        self._logs = logs
+        self._parts: dict[str, list[Entry]] = {}
+
+    def on_group(self, node: str) -> None:
+        """A new life begins; what the last one was reading is void."""
+        self._parts.pop(node, None)
+
+    def on_recovered(self, process: "Process", message: LogRecovered) -> None:
+        """A part of a log was read back."""
         name = process.node.name
-        self._recovering.setdefault(name, []).extend(message.entries)
+        self._parts.setdefault(name, []).extend(message.entries)
         if not message.final:
             return
-        entries = self._recovering.pop(name)
-        logs = self.logs[name]
-        found = LogImage(message.mark.index, message.mark.index, {}, message.hard_state)
-        for entry in entries:
-            found.terms[entry.index] = entry.term
-            found.last = max(found.last, entry.index)
-        candidate = logs.durable
-        for step in range(len(logs.pending) + 1):
-            if _same(found, candidate):
-                break
-            if step == len(logs.pending):
-                text = f"{process!r} recovered {_ends(found)}, persisted was {_ends(logs.durable)}"
-                raise SimulationFailed("persisted is recovered", text)
-            candidate = candidate.copy()
-            _follow(candidate, logs.pending[step])
-        logs.durable, logs.memory, logs.pending = found, found.copy(), []
+        found = image_of(message, self._parts.pop(name))
+        logs = self._logs[name]
+        if not any(same(found, candidate) for candidate in logs.possible()):
+            text = f"{process!r} recovered {_ends(found)}, persisted was {_ends(logs.durable)}"
+            raise SimulationFailed("persisted is recovered", text)
+        logs.recovered(found)
 
-    # --- commit and leadership -------------------------------------------------------------------
 
-    def _on_apply(self, process: "Process", message: ApplyEntries) -> None:
+class ApplyWhatIsDurable:
+    """Entries are applied in order, durable in the node's own log, and on a majority the first time."""
+
+    def __init__(self, logs: dict[str, NodeLogs], committed: CommittedLog) -> None:
+        self._logs = logs
+        self._committed = committed
+        self._next: dict[str, int] = {}
+
+    def on_group(self, node: str) -> None:
+        """A new life begins; where it goes on, its store will say."""
+        self._next.pop(node, None)
+
+    def on_store(self, process: "Process", applied: int) -> None:
+        """A store was opened, or replaced by a snapshot: apply goes on behind it."""
+        self._next[process.node.name] = applied + 1
+
+    def on_apply(self, process: "Process", message: ApplyEntries) -> None:
+        """Entries are handed to the applier."""
         name = process.node.name
         for entry in message.entries:
-            expected = self._next_apply.get(name)
+            expected = self._next.get(name)
             if entry.index != expected:
                 raise SimulationFailed("apply in order", f"{process!r} applies {entry.index}, next is {expected}")
-            self._next_apply[name] = entry.index + 1
-            if not self.logs[name].durable.holds(entry.index, entry.term):
+            self._next[name] = entry.index + 1
+            if not self._logs[name].durable.holds(entry.index, entry.term):
                 raise SimulationFailed("apply what is durable here", f"{process!r} applies {_short(entry)}")
-            if self.committed.add(process, entry, self.logs[name].memory.hard_state.term):
-                holders = sum(logs.durable.holds(entry.index, entry.term) for logs in self.logs.values())
-                if 2 * holders <= len(self.logs):
-                    text = f"{process!r} applies {_short(entry)}, durable on {holders} of {len(self.logs)}"
-                    raise SimulationFailed("committed is on a majority", text)
+            if self._committed.add(process, entry, self._logs[name].memory.hard_state.term):
+                self._check_majority(process, entry)
 
-    def _on_leadership(self, process: "Process", message: LeadershipChanged) -> None:
-        if message.leader == NOBODY:
-            return
-        first = self.leaders.setdefault(message.term, message.leader)
-        if first != message.leader:
-            text = f"{process!r} follows {message.leader:x} in term {message.term}, whose leader is {first:x}"
-            raise SimulationFailed("election safety", text)
-        last = self.committed.entries.get(self.committed.last)
-        if message.leader == process.node.member and last is not None and self.committed.last_term < message.term:
-            log = self.logs[process.node.name].memory
-            if not log.holds(last.index, last.term):
-                text = f"{process!r} leads term {message.term} without committed {_short(last)}"
-                raise SimulationFailed("leader completeness", text)
+    def _check_majority(self, process: "Process", entry: Entry) -> None:
+        holders = sum(logs.durable.holds(entry.index, entry.term) for logs in self._logs.values())
+        if 2 * holders <= len(self._logs):
+            text = f"{process!r} applies {_short(entry)}, durable on {holders} of {len(self._logs)}"
+            raise SimulationFailed("committed is on a majority", text)
 
 
-class StateChecker:
+class SameState:
     """After the same entry every store is at the same revision; a store's applied index never goes back."""
 
     def __init__(self) -> None:
@@ -270,24 +261,61 @@ class StateChecker:
         self._applied[life] = applied
 
 
-def _follow(image: LogImage, message: PersistEntries | CutLog) -> None:
-    if isinstance(message, PersistEntries):
-        image.persist(message)
-    elif message.mark.stage:
-        image.restart(message.mark.index)
-    else:
-        image.base = max(image.base, message.mark.index)
+class Checkers:
+    """All rules about logs and leaders, in the order in which each message has to pass them."""
 
+    def __init__(self, members: dict[str, MemberId]) -> None:
+        self.logs = {name: NodeLogs() for name in members}
+        self.committed = CommittedLog()
+        self._elections = ElectionSafety()
+        self._votes = OneVote()
+        self._recovery = PersistedIsRecovered(self.logs)
+        self._applies = ApplyWhatIsDurable(self.logs, self.committed)
+        terms, matching = TermsGrow(self.logs), LogMatching(self.logs)
+        stay = CommittedStay(self.logs, self.committed)
+        complete = LeaderCompleteness(self.logs, self.committed)
+        self._rules: dict[type[Message], tuple[Callable[[Process, Any], None], ...]] = {
+            PersistEntries: (
+                stay.before_write,
+                terms.before_write,
+                matching.before_write,
+                self._follow_write,
+                terms.after_write,
+            ),
+            EntriesPersisted: (self._follow_persisted,),
+            LogCut: (self._follow_persisted,),
+            CutLog: (stay.before_cut, self._follow_cut),
+            LogRecovered: (self._recovery.on_recovered,),
+            ApplyEntries: (self._applies.on_apply,),
+            SnapshotInstalled: (lambda process, message: self._applies.on_store(process, message.index),),
+            LeadershipChanged: (self._elections.on_leadership, complete.on_leadership),
+        }
 
-def _same(found: LogImage, expected: LogImage) -> bool:
-    """Whether a recovered log is `expected`, but for entries that a cut may or may not have dropped."""
-    if found.hard_state != expected.hard_state or found.last != max(expected.last, found.base):
-        return False
-    if found.base != expected.base:
-        return False
-    return all(expected.terms.get(index, term) == term for index, term in found.terms.items()) and all(
-        index in found.terms for index in expected.terms if index > found.base
-    )
+    def on_send(self, process: "Process", to: str, message: Message) -> None:
+        """Look at a local message as it leaves."""
+        for rule in self._rules.get(type(message), ()):
+            rule(process, message)
+        if isinstance(message, StoreOpened) and to == "raft":
+            self._applies.on_store(process, message.applied)
+
+    def on_peer(self, process: "Process", sender: MemberId, message: Message) -> None:
+        """Look at a peer's message as it is handled."""
+        if isinstance(message, RequestVoteReply):
+            self._votes.on_vote(process, sender, message)
+
+    def on_group(self, node: str) -> None:
+        """Raft, wal and applier of a node begin a new life."""
+        self._recovery.on_group(node)
+        self._applies.on_group(node)
+
+    def _follow_write(self, process: "Process", message: PersistEntries) -> None:
+        self.logs[process.node.name].handed(message)
+
+    def _follow_persisted(self, process: "Process", message: EntriesPersisted | LogCut) -> None:
+        self.logs[process.node.name].persisted(message.ticket)
+
+    def _follow_cut(self, process: "Process", message: CutLog) -> None:
+        self.logs[process.node.name].cut(message)
 
 
 def _ends(image: LogImage) -> str:

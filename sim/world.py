@@ -17,7 +17,7 @@ from protocol.identity import FoundingMember
 from protocol.local import LeadershipChanged, LogRecovered, StoreOpened
 from protocol.message import Message
 from protocol.types import NOBODY, MemberId
-from sim.checkers import LogChecker, StateChecker
+from sim.checkers import Checkers, SameState
 from sim.clients import History, SimClient
 from sim.faults import FaultInjector
 from sim.network import PeerNetwork
@@ -75,8 +75,8 @@ class World:
         self.background_us_max = luck.choice((500, 20_000, 300_000))
         self.network = PeerNetwork(self.rng("network"), weather.network)
         self.nodes = [SimNode(self, founder, self.rng(f"node:{founder.name}")) for founder in self.founders]
-        self.logs = LogChecker({node.name: node.member for node in self.nodes})
-        self.states = StateChecker()
+        self.logs = Checkers({node.name: node.member for node in self.nodes})
+        self.states = SameState()
         self.peers = PeerTraffic(self, self.rng("peers"))
         self.faults = FaultInjector(self)
         count = luck.randint(2, 8)

@@ -27,7 +27,7 @@ from protocol.types import (
     Revision,
     Term,
 )
-from sim.checkers import LogChecker, StateChecker
+from sim.checkers import Checkers, SameState
 from sim.trouble import SimulationFailed
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class _Cluster:
     """Three members whose messages a test makes up."""
 
     def __init__(self) -> None:
-        self.checker = LogChecker(MEMBERS)
+        self.checker = Checkers(MEMBERS)
         self.ticket = 0
         for name in MEMBERS:
             self.say(name, StoreOpened(applied=Index(0), revision=Revision(1)), to="raft")
@@ -202,7 +202,7 @@ def test_an_unreported_write_may_be_there_or_not(cluster: _Cluster) -> None:
 
 def test_a_store_at_another_revision_is_noticed() -> None:
     """Members that applied the same entries are at the same revision, and applied never falls."""
-    states = StateChecker()
+    states = SameState()
     states.on_store(_process("n1"), 5, 4)
     states.on_store(_process("n2"), 5, 4)
     with _broken("same entries, same state"):
