@@ -14,7 +14,7 @@ import sys
 import time
 from typing import cast
 
-from hpack import Decoder, Encoder
+from hpack import Decoder, Encoder, HPACKError
 
 from protocol.wire import rpc_pb2 as rpc
 
@@ -109,6 +109,15 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
                         return message[5:]
 
 
+def reason_in(block: bytes) -> str:
+    """Return the error in a call's last header block, as far as it can be read without the blocks before it."""
+    try:
+        fields: dict[str, str] = dict(Decoder().decode(block))  # type: ignore[arg-type]  # text by default
+    except HPACKError:
+        return "not readable"
+    return f"grpc-status {fields.get('grpc-status', 'missing')}: {fields.get('grpc-message', '')}"
+
+
 class Connection(asyncio.Protocol):
     """One connection that keeps a number of calls in flight."""
 
@@ -124,6 +133,8 @@ class Connection(asyncio.Protocol):
         self._got_data: set[int] = set()
         self.latencies: list[float] = []
         self.failed = 0
+        self.reason = ""
+        """What the server said to the first call that failed."""
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -153,8 +164,11 @@ class Connection(asyncio.Protocol):
                 self._got_data.add(stream)
             if kind in (DATA, HEADERS) and flags & END_STREAM:
                 self.latencies.append(now - self._started.pop(stream))
-                self.failed += stream not in self._got_data
-                self._got_data.discard(stream)
+                if stream in self._got_data:
+                    self._got_data.discard(stream)
+                else:
+                    self.failed += 1
+                    self.reason = self.reason or reason_in(payload)
                 ended += 1
             elif kind in (RST_STREAM, GOAWAY):
                 self._fail(f"the server ended stream {stream} by a frame of type {kind}")
@@ -195,14 +209,19 @@ async def _run(
     return opened
 
 
+def _refuse_failures(opened: list[Connection]) -> None:
+    failed = sum(connection.failed for connection in opened)
+    if failed:
+        reason = next(connection.reason for connection in opened if connection.failed)
+        raise BenchFailed(f"{failed} calls failed; the server said of one: {reason}")
+
+
 async def latencies_of(
     address: str, path: str, bodies: list[bytes], connections: int, inflight: int, total: int
 ) -> list[float]:
     """Run calls, none of which may fail, and return the seconds each took."""
     opened = await _run(address, path, bodies, connections, inflight, total)
-    failed = sum(connection.failed for connection in opened)
-    if failed:
-        raise BenchFailed(f"{failed} calls failed")
+    _refuse_failures(opened)
     return [latency for connection in opened for latency in connection.latencies]
 
 
