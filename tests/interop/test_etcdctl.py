@@ -22,6 +22,11 @@ def etcdctl_is_installed() -> None:
         pytest.skip("etcdctl is not installed: apt-get install etcd-client")
 
 
+def table(text: str) -> list[list[str]]:
+    """The cells of a table as etcdctl draws it."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
 class Etcdctl:
     """Runs etcdctl against a cluster."""
 
@@ -138,20 +143,22 @@ def test_compaction(ctl: Etcdctl, keys: str) -> None:
 
 
 def test_endpoint_health(ctl: Etcdctl, shared_cluster: Cluster) -> None:
-    """Every endpoint is healthy."""
+    """Every endpoint is healthy, in words and in a table."""
     done = ctl.run("endpoint", "health")
     assert done.returncode == 0, done.stderr
     for name in shared_cluster.names:
         assert f"{shared_cluster.client_address(name)} is healthy" in done.stdout + done.stderr
+    header, *rows = table(ctl("endpoint", "health", "-w", "table"))
+    assert header == ["ENDPOINT", "HEALTH", "TOOK", "ERROR"]
+    assert sorted(row[0] for row in rows) == sorted(
+        shared_cluster.client_address(name) for name in shared_cluster.names
+    )
+    assert [(row[1], row[3]) for row in rows] == [("true", "")] * 3
 
 
 def test_endpoint_status_table(ctl: Etcdctl, shared_cluster: Cluster) -> None:
     """The status table has a row for every endpoint, one leader, and no errors."""
-    rows = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in ctl("endpoint", "status", "-w", "table").splitlines()
-        if line.startswith("|")
-    ]
+    rows = table(ctl("endpoint", "status", "-w", "table"))
     header, *members = rows
     assert header[:2] == ["ENDPOINT", "ID"]
     assert [row[:2] for row in members] == [
@@ -162,11 +169,17 @@ def test_endpoint_status_table(ctl: Etcdctl, shared_cluster: Cluster) -> None:
     assert all(row[header.index("ERRORS")] == "" for row in members)
 
 
-def test_endpoint_hashkv(ctl: Etcdctl, keys: str) -> None:
-    """All members have one hash."""
-    lines = ctl("endpoint", "hashkv", f"--rev={ctl.revision()}").splitlines()
-    assert len(lines) == 3
-    assert len({line.split(", ")[1] for line in lines}) == 1, lines
+def test_endpoint_hashkv(ctl: Etcdctl, keys: str, shared_cluster: Cluster) -> None:
+    """All members have one hash, for each revision another; the table names every endpoint."""
+    revision = ctl.revision()
+    hashes: set[str] = set()
+    for at in (revision, revision - 1):
+        rows = table(ctl("endpoint", "hashkv", f"--rev={at}", "-w", "table"))
+        assert rows[0] == ["ENDPOINT", "HASH"]
+        assert [row[0] for row in rows[1:]] == [shared_cluster.client_address(name) for name in shared_cluster.names]
+        assert len({row[1] for row in rows[1:]}) == 1, rows
+        hashes.add(rows[1][1])
+    assert len(hashes) == 2
     assert keys
 
 
@@ -178,3 +191,6 @@ def test_member_list(ctl: Etcdctl, shared_cluster: Cluster) -> None:
         for name in shared_cluster.names
     }
     assert set(ctl("member", "list").splitlines()) == expected
+    header, *rows = table(ctl("member", "list", "-w", "table"))
+    assert header == ["ID", "STATUS", "NAME", "PEER ADDRS", "CLIENT ADDRS", "IS LEARNER"]
+    assert {", ".join(row) for row in rows} == expected
