@@ -4,6 +4,7 @@ Owns the choice of the victim (by a generator it is handed) and the way back. Kn
 Invariant: `end` may be called whatever became of the victim meanwhile, and leaves every node running or startable.
 """
 
+import contextlib
 import random
 import signal
 import time
@@ -14,6 +15,7 @@ import psutil
 
 from chaos.targets import Target
 
+FILLER: Final = "filler"
 TRANSFER_WAIT_S: Final = 4.0
 """How long a snapshot transfer is waited for before its victim is left in peace."""
 
@@ -243,6 +245,30 @@ class Disk:
         revive(target, [self._node])
 
 
+class FullFileSystem:
+    """One node's file system is filled to the last byte, for all its processes and RocksDB too, and emptied again."""
+
+    def __init__(self) -> None:
+        self._node = ""
+
+    def begin(self, target: Target, rng: random.Random) -> str:
+        """Fill it."""
+        self._node = some_node(target, rng)
+        filler = target.data_of(self._node) / FILLER
+        with filler.open("wb", buffering=0) as file:
+            for size in (1 << 20, 4096):
+                with contextlib.suppress(OSError):
+                    while file.write(bytes(size)) == size:
+                        pass
+            written = file.tell()
+        return f"file system of {self._node} filled with {written >> 20} MiB"
+
+    def end(self, target: Target) -> None:
+        """Make room; start the node if it gave up over it."""
+        (target.data_of(self._node) / FILLER).unlink(missing_ok=True)
+        revive(target, [self._node])
+
+
 class ClockJump:
     """One node's clock jumps ahead, or back so that it stands still for a while; the jump stays."""
 
@@ -306,6 +332,7 @@ FAULTS: Final[dict[str, Callable[[], Fault]]] = {
     "fsync-delay": lambda: Disk("fsync_delay_ms", (20, 200, 1000)),
     "fsync-error": lambda: Disk("fsync_fails", (1,)),
     "disk-full": lambda: Disk("disk_full", (1,)),
+    "file-system-full": FullFileSystem,
     "clock-jump": ClockJump,
     "broken-transfer": BrokenTransfer,
 }

@@ -16,6 +16,7 @@ from tempfile import gettempdir
 from typing import Final
 
 CORES_PER_CLUSTER: Final = 2
+TURN_POLL_S: Final = 0.2
 TICK_S: Final = 0.05
 STANDSTILL_S: Final = 0.5
 """Ticks so far apart mean that nobody was run, not that somebody was slow."""
@@ -30,24 +31,40 @@ def _locks(name: str) -> Path:
 
 
 @contextlib.contextmanager
-def turn(stopping: threading.Event | None = None) -> Iterator[None]:
-    """Wait for one of the turns this machine has: no more clusters run at once than its cores carry."""
+def turn() -> Iterator[None]:
+    """Wait for one of the turns this machine has: no more clusters run at once than its cores carry.
+
+    Who waits longest is next: only the first in the queue looks for a turn, the others wait for its place.
+    """
     directory = _locks("actd-chaos-turns")
+    queue = _open_lock(directory / "queue")
+    try:
+        fcntl.flock(queue, fcntl.LOCK_EX)
+        claim = _any_turn(directory)
+    finally:
+        os.close(queue)
+    try:
+        yield
+    finally:
+        os.close(claim)
+
+
+def _any_turn(directory: Path) -> int:
     count = max(1, (os.cpu_count() or 1) // CORES_PER_CLUSTER)
-    pause = stopping or threading.Event()
     while True:
         for number in range(count):
-            claim = os.open(directory / str(number), os.O_CREAT | os.O_RDWR, 0o600)
-            with contextlib.suppress(OSError):
+            claim = _open_lock(directory / str(number))
+            try:
                 fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                try:
-                    yield
-                finally:
-                    os.close(claim)
-                return
-            os.close(claim)
-        if pause.wait(0.2):
-            raise KeyboardInterrupt
+            except OSError:
+                os.close(claim)
+            else:
+                return claim
+        time.sleep(TURN_POLL_S)
+
+
+def _open_lock(path: Path) -> int:
+    return os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
 
 
 def free_ports(count: int) -> list[int]:
@@ -56,7 +73,7 @@ def free_ports(count: int) -> list[int]:
     ports: list[int] = []
     while len(ports) < count:
         port = random.randrange(*PORTS)
-        claim = os.open(directory / str(port), os.O_CREAT | os.O_RDWR, 0o600)
+        claim = _open_lock(directory / str(port))
         try:
             fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with socket.socket() as probe:

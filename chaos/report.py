@@ -8,10 +8,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, Final
 
-from google.protobuf.json_format import MessageToDict
-
 from chaos.history import FOREVER_US, Record
+from chaos.judge import checker_history
 from chaos.run import Event, Verdict
+from checker.history import write_history
 
 HISTORY: Final = "history.jsonl"
 FAULTS: Final = "faults.jsonl"
@@ -24,7 +24,7 @@ def write(verdict: Verdict, directory: Path) -> None:
     """Write everything into `directory`, which is made if it is not there."""
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / HISTORY).open("w") as file:
-        file.writelines(json.dumps(_row(record)) + "\n" for record in verdict.history.records)
+        write_history(file, checker_history(verdict.history))
     with (directory / FAULTS).open("w") as file:
         for event in verdict.events:
             row = {"at_s": event.at_us / 1e6, "kind": event.kind, "fault": event.fault, "text": event.text}
@@ -34,24 +34,6 @@ def write(verdict: Verdict, directory: Path) -> None:
     for name, text in verdict.logs.items():
         (directory / LOGS / name).write_text(text)
     plot(verdict, directory / PLOT)
-
-
-def _row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "client": record.client,
-        "door": record.door,
-        "workload": record.workload,
-        "call": record.kind,
-        "request": MessageToDict(record.request, preserving_proto_field_name=True),
-        "invoked": record.invoked_us,
-        "returned": None if record.returned_us == FOREVER_US else record.returned_us,
-        "outcome": record.outcome,
-    }
-    if record.response is not None:
-        row["answer"] = MessageToDict(record.response, preserving_proto_field_name=True)
-    if record.error:
-        row["error"] = record.error
-    return row
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:

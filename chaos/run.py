@@ -108,6 +108,8 @@ def run(settings: Settings, directory: Path, tell: Callable[[str], None] = lambd
         scenario = settings.scenario
         target = make_target(settings.target, directory, scenario.nodes, settings.seed, scenario.settings)
         try:
+            if scenario.small_disks:
+                target.mount_small_disks()
             target.start()
             await_leader(target, START_S)
             verdict = _Run(settings, target, watch, tell).run()

@@ -29,6 +29,8 @@ class Scenario:
     nodes: int = 3
     fault_s: tuple[float, float] = (2.5, 4.0)
     quiet_s: tuple[float, float] = (0.5, 1.5)
+    small_disks: bool = False
+    """Whether each node's data lies on a file system of its own that can be filled; this needs the right to mount."""
     settings: dict[str, dict[str, object]] = field(default_factory=dict)
     """Sections of the cluster file that differ from those of all scenarios."""
 
@@ -44,7 +46,8 @@ class Strike:
 
 
 PARTITIONS: Final = ("halves", "leader-alone", "one-way", "ring", "bridge")
-EVERYTHING: Final = tuple(FAULTS)
+EVERYTHING: Final = tuple(name for name in FAULTS if name != "file-system-full")
+"""All that needs no right to mount."""
 SCENARIOS: Final[dict[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
@@ -60,6 +63,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("bad-network", ("delay", "loss")),
         Scenario("slow-disk", ("fsync-delay",)),
         Scenario("broken-disk", ("fsync-error", "disk-full")),
+        Scenario("full-disk", ("file-system-full",), small_disks=True),
         Scenario("clock-jumps", ("clock-jump",), fault_s=(0.5, 1.0)),
         Scenario("broken-transfer", ("broken-transfer",), fault_s=(3.0, 5.0)),
         Scenario("kill-in-partition", ("leader-alone", "kill-node", "kill-raft", "halves"), at_once=2),

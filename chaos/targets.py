@@ -33,6 +33,7 @@ ELECTION_TIMEOUT_MS: Final = 3000
 HEARTBEAT_MS: Final = 300
 SNAPSHOT_COUNT: Final = 400
 CATCHUP_ENTRIES: Final = 100
+SMALL_DISK_BYTES: Final = 64 << 20
 
 
 class TargetFailed(RuntimeError):
@@ -68,6 +69,24 @@ class Target(ABC):
         """Where ZeroMQ clients reach a node."""
 
     # --- running -----------------------------------------------------------------------------------
+
+    def data_of(self, name: str) -> Path:
+        """A node's data directory."""
+        return self.directory / "data" / name
+
+    def mount_small_disks(self) -> None:
+        """Give each node a file system of its own for its data; they go with the run.
+
+        Raises:
+            TargetFailed: mounting is not allowed.
+        """
+        for name in self.names:
+            at = self.data_of(name)
+            at.mkdir(parents=True)
+            command = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_BYTES},mode=700", "actd-chaos", str(at)]
+            done = subprocess.run(command, check=False, capture_output=True, text=True)
+            if done.returncode:
+                raise TargetFailed(f"small disks need the right to mount a tmpfs: {done.stderr.strip()}")
 
     def start(self) -> None:
         """Start proxy and nodes. Nobody leads yet."""
@@ -341,14 +360,14 @@ class EtcdTarget(Target):
         client, peer = (f"http://127.0.0.1:{port}" for port in self._ports[name][:2])
         members = ",".join(f"{each}={self._advertised(each)}" for each in self.names)
         command = [
-            *(self._binary, "--name", name, "--data-dir", str(self.directory / "data" / name)),
+            *(self._binary, "--name", name, "--data-dir", str(self.data_of(name))),
             *("--listen-client-urls", client, "--advertise-client-urls", client),
             *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", self._advertised(name)),
             *("--initial-cluster", members, "--initial-cluster-token", self._token, "--log-level", "warn"),
             *("--election-timeout", str(ELECTION_TIMEOUT_MS), "--heartbeat-interval", str(HEARTBEAT_MS)),
             *("--snapshot-count", str(SNAPSHOT_COUNT), "--logger", "zap"),
         ]
-        (self.directory / "data").mkdir(exist_ok=True)
+        self.data_of(name).mkdir(mode=0o700, parents=True, exist_ok=True)
         return self._spawn(name, command)
 
     def _proxy_config(self) -> dict[str, Any]:

@@ -1,31 +1,26 @@
 """Real clusters for tests: cluster files on free ports, launchers in process groups of their own, ways to hurt them."""
 
 import contextlib
-import fcntl
 import itertools
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from tempfile import gettempdir
 
 import psutil
 
 from actd import Client
 from actd.errors import ActdError
+from chaos.host import free_ports
 
 ROOT = Path(__file__).parent.parent
 GROUP = ("raft", "wal", "applier")
 ACTORS = (*GROUP, "gateway")
 START_S = 30.0
-_claims: list[int] = []
-"""Locks on the ports this test process took; they go with it."""
 
 
 def wait_until(condition: Callable[[], object], timeout_s: float, what: str = "") -> None:
@@ -35,26 +30,6 @@ def wait_until(condition: Callable[[], object], timeout_s: float, what: str = ""
     while not condition():
         assert time.monotonic() < give_up_at, f"not within {timeout_s} s: {what or condition}"
         pause.wait(0.05)
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports nobody listens on, below the ephemeral range, that no other test run will be given."""
-    directory = Path(gettempdir()) / f"actd-test-ports-{os.getuid()}"
-    directory.mkdir(exist_ok=True)
-    ports: list[int] = []
-    while len(ports) < count:
-        port = random.randrange(15_000, 32_000)
-        claim = os.open(directory / str(port), os.O_CREAT | os.O_RDWR, 0o600)
-        try:
-            fcntl.flock(claim, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            with socket.socket() as probe:
-                probe.bind(("127.0.0.1", port))
-        except OSError:
-            os.close(claim)
-            continue
-        _claims.append(claim)
-        ports.append(port)
-    return ports
 
 
 class Cluster:

@@ -26,6 +26,6 @@ def test_a_plan_is_decided_by_its_seed(name: str, kind: str) -> None:
 
 
 def test_every_fault_has_its_turn() -> None:
-    """Ten minutes of everything leave nothing out."""
+    """Ten minutes of everything that needs no special right leave nothing out."""
     made = plan(SCENARIOS["combined"], "actd", 1, 600.0)
     assert {strike.fault for strike in made} == set(EVERYTHING)
