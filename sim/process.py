@@ -113,7 +113,11 @@ class Process:
         self._mailbox.append(parcel)
         if not self._mail_planned:
             self._mail_planned = True
-            self.world.at(self._free_us(), self._mail_turn)
+            world = self.world
+            now_us = world.now_us
+            # Mostly it is free: then the turn is planned without another look.
+            free_us = now_us if now_us >= self._busy_until_us and now_us >= self.paused_until_us else self._free_us()
+            world.at(free_us, self._mail_turn)
 
     def plan_wake(self) -> None:
         """See to it that the actor is woken at its deadline; also called when the machine's clock was set."""
@@ -138,9 +142,9 @@ class Process:
     def _mail_turn(self) -> None:
         if not self.alive or self._halting:
             return
-        free_us = self._free_us()
-        if free_us > self.world.now_us:
-            self.world.at(free_us, self._mail_turn)
+        now_us = self.world.now_us
+        if now_us < self._busy_until_us or now_us < self.paused_until_us:
+            self.world.at(self._free_us(), self._mail_turn)
             return
         self._mail_planned = False
         if self._mailbox:
@@ -212,7 +216,7 @@ class Process:
         """Run a piece of the actor; a power cut in it takes the node down, anything else it raises is a bug."""
         try:
             effects = run()
-            if self.world.validate_now():
+            if self._rng.random() < self.world.validate_chance:
                 self.actor.check_invariants()
         except PowerCut:
             self.node.lose_power("mid_write")

@@ -67,7 +67,6 @@ class World:
         )
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._planned = 0
-        self._validate = self.rng("validate")
         luck = self.rng("world")
         self.validate_chance = luck.choice((0.02, 0.02, 0.1, 0.5))
         self.sync_us_mean = luck.choice((100, 300, 3000))
@@ -112,10 +111,6 @@ class World:
                 return True
         self.now_us = max(self.now_us, until_us)
         return False
-
-    def validate_now(self) -> bool:
-        """Whether this turn is one after which the actor's invariants are checked."""
-        return self.validate_chance >= 1.0 or self._validate.random() < self.validate_chance
 
     # --- what nodes report -----------------------------------------------------------------------
 
