@@ -141,11 +141,11 @@ class Machine:
             self.tell(self.applier, local.ApplyEntries(entries=tuple(entries), commit=entries[-1].index))
             self.applied = entries[-1].index
 
-    def cut(self) -> None:
-        """Flush the store, then cut the log a little behind."""
+    def cut(self, behind: int) -> None:
+        """Flush the store, then cut the log so many entries behind what is durable."""
         self.tell(self.applier, local.FlushStore(ticket=1))
         durable = self.last(local.StoreFlushed).durable
-        mark = LogMark(Index(durable - 2), TERM, b"configuration", "")
+        mark = LogMark(Index(durable - behind), TERM, b"configuration", "")
         self.tell(self.wal, local.CutLog(ticket=1, mark=mark, keep_after=mark.index))
 
     def value(self, index: int) -> bytes | None:
@@ -217,13 +217,13 @@ def workload(machine: Machine, acknowledged: list[Entry]) -> None:
         write(index)
     machine.persist([put_entry(13, term=1), put_entry(14, term=1)])  # never acknowledged
     machine.persist([put_entry(13, term=2)])  # another leader's entry takes its place
-    machine.cut()
+    machine.cut(0)
     machine.persist([put_entry(13, term=1)])
     acknowledged.append(put_entry(13))
     machine.apply([put_entry(13)])
     for index in range(14, 30):
         write(index)
-    machine.cut()
+    machine.cut(2)
     install(machine)
     acknowledged[:] = [put_entry(index) for index in range(1, DONOR_INDEX + 1)]
     for index in range(DONOR_INDEX + 1, DONOR_INDEX + 6):
