@@ -133,12 +133,14 @@ class Batch:
 class Lane:
     """One way for batches: what waits to be sent, and what is out.
 
-    Only so many batches are out at once: while the lane is full, requests gather, and the next batch is larger. A
-    batch of which some answers came and some take long is not what the next one should wait for, so it counts only
-    against the larger of two limits.
+    Only so many batches are out at once: while the lane is full, requests gather, and the next batch is larger. A lane
+    that `gathers` sends nothing while fewer calls wait than are out: a batch costs every process of every node a
+    turn, so a few large ones do more than many small ones, and who is alone never waits. A batch of which some answers
+    came and some take long is not what the next one should wait for, so it counts only against the larger of two
+    limits.
     """
 
-    def __init__(self, name: str, unserved_max: int, inflight_max: int) -> None:
+    def __init__(self, name: str, unserved_max: int, inflight_max: int, *, gathers: bool = False) -> None:
         self.name = name
         self.queue: deque[tuple[int, int, bytes]] = deque()
         self.inflight: dict[int, Batch] = {}
@@ -149,7 +151,9 @@ class Lane:
         """When the lane wants to send although it is full."""
         self._unserved_max = unserved_max
         self._inflight_max = inflight_max
+        self._gathers = gathers
         self._unserved = 0
+        self._unserved_calls = 0
         self._progress_at = Millis(0)
 
     @property
@@ -157,9 +161,18 @@ class Lane:
         """Whether as much is out as should be."""
         return self._unserved >= self._unserved_max or len(self.inflight) >= self._inflight_max
 
+    @property
+    def gathering(self) -> bool:
+        """Whether what waits should wait for more; asked once a turn, so that what overflows a batch follows it."""
+        return self._gathers and len(self.queue) < self._unserved_calls
+
     def may_send(self, now: Millis) -> bool:
         """Whether another batch may leave."""
-        return not self.full or now - self._progress_at >= LANE_PATIENCE_MS
+        return not self.full or self.out_of_patience(now)
+
+    def out_of_patience(self, now: Millis) -> bool:
+        """Whether nothing has come back for so long that what is out may be lost."""
+        return now - self._progress_at >= LANE_PATIENCE_MS
 
     def patience_ends(self, now: Millis) -> Millis:
         """When a full lane will send all the same."""
@@ -188,6 +201,7 @@ class Lane:
         """Note a batch that leaves."""
         self.inflight[sequence] = batch
         self._unserved += 1
+        self._unserved_calls += len(batch.ids)
         self._progress_at = batch.sent_at
 
     def progressed(self, batch: Batch, now: Millis) -> None:
@@ -196,12 +210,14 @@ class Lane:
         if not batch.served:
             batch.served = True
             self._unserved -= 1
+            self._unserved_calls -= len(batch.ids)
 
     def done(self, sequence: int) -> Batch | None:
         """Forget a batch; None if it is not out."""
         batch = self.inflight.pop(sequence, None)
         if batch is not None and not batch.served:
             self._unserved -= 1
+            self._unserved_calls -= len(batch.ids)
         return batch
 
     def drop_dead(self, is_open: Callable[[int], bool]) -> None:
@@ -214,3 +230,5 @@ class Lane:
         """Assert that the count of batches is right."""
         unserved = sum(not batch.served for batch in self.inflight.values())
         assert unserved == self._unserved, f"{self.name}: {self._unserved} unserved batches counted, {unserved} are"
+        calls = sum(len(batch.ids) for batch in self.inflight.values() if not batch.served)
+        assert calls == self._unserved_calls, f"{self.name}: {self._unserved_calls} calls counted, {calls} are out"

@@ -58,7 +58,7 @@ class GatewayCore:
         self.revision = Revision(0)
         self._timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * config.raft.election_timeout_ms
         self._calls = OpenCalls(config.limits.pending_requests_max, config.limits.pending_bytes_max)
-        self._commands = Lane("commands", unserved_max=8, inflight_max=8)
+        self._commands = Lane("commands", unserved_max=8, inflight_max=8, gathers=True)
         self._reads = Lane("reads", unserved_max=2, inflight_max=64)
         self._local_reads = Lane("local_reads", unserved_max=64, inflight_max=64)
         self._lanes = (self._commands, self._reads, self._local_reads)
@@ -258,8 +258,11 @@ class GatewayCore:
         effects: list[Effect],
     ) -> None:
         lane.due = None
-        if lane is self._commands and lane.full:
+        if lane is self._commands and (lane.full or lane.gathering):
             self._drop_dead_proposals()
+        if lane.gathering and not lane.out_of_patience(now):
+            lane.due = lane.patience_ends(now)
+            return
         while lane.queue and lane.may_send(now):
             ids: list[int] = []
             flat: list[int | bytes] = []

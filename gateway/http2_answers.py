@@ -139,6 +139,14 @@ class Http2Answers:
         return b"".join(out)
 
     @property
+    def needs_flush(self) -> bool:
+        """Whether `take_output` has anything to return or to settle."""
+        sender = self.sender
+        return bool(
+            sender.out or sender.finished or sender.drained or sender.has_sendable or self.closed or self._drain_seen
+        )
+
+    @property
     def wants_turn(self) -> bool:
         """Whether there is more to take once what was taken has left."""
         return self.sender.has_sendable or bool(self.sender.out)

@@ -241,8 +241,10 @@ class Http2Protocol(asyncio.Protocol):
                 self._loop.loop.call_soon(self._hear)
             self._unheard += data
             return
-        self._core.receive(data, self._loop.now_ms())
-        if not self._dirty:
+        core = self._core
+        core.receive(data, self._loop.now_ms())
+        # Most often a request came, whose answer will mark this connection when it is there.
+        if not self._dirty and core.needs_flush:
             self._dirty = True
             self._loop.mark_dirty(self)
 

@@ -74,12 +74,41 @@ def test_a_long_read_does_not_keep_short_ones_waiting(gateway: GatewayCore) -> N
     assert gateway.answers == [(1, 0, b"short"), (3, 0, b"short"), (2, 0, b"long")]
 
 
+def fill_lane(gateway: GatewayCore, until: int | None = None) -> int:
+    """Send eight batches, each of as many calls as are out already, so that none waits for more; return all calls."""
+    calls = 0
+    for _ in range(8):
+        for call_id in range(calls, max(2 * calls, 1)):
+            ask(gateway, call_id, "Put", put(), until=until)
+        calls = max(2 * calls, 1)
+        only_turn(gateway)
+    return calls
+
+
+def test_few_commands_wait_for_more_while_many_are_out(gateway: GatewayCore) -> None:
+    """Who is alone is served at once; behind a large batch requests gather until they are as many."""
+    for call_id in range(10):
+        ask(gateway, call_id, "Put", put())
+    first = only_turn(gateway)
+    for call_id in range(10, 19):
+        ask(gateway, call_id, "Put", put())
+    assert turn(gateway, 1) == []
+    ask(gateway, 19, "Put", put())
+    assert len(decode_batch(only_turn(gateway, 2).payload).commands) == 10
+    ask(gateway, 20, "Put", put())
+    assert turn(gateway, 3) == []
+    assert gateway.deadline == 2 + 50, "what is out may be lost: then the rest goes all the same"
+    gateway.handle(applied(first.sequence, *[0] * 10), Source("applier"), Millis(4))
+    for call_id in range(21, 30):
+        ask(gateway, call_id, "Put", put())
+    assert len(decode_batch(only_turn(gateway, 4).payload).commands) == 10
+
+
 def test_a_full_lane_sends_again_when_nothing_comes_back(gateway: GatewayCore) -> None:
     """Lost batches slow a gateway down; they do not stop it."""
-    for call_id in range(8):
+    fill_lane(gateway)
+    for call_id in range(1000, 2000):
         ask(gateway, call_id, "Put", put())
-        only_turn(gateway)
-    ask(gateway, 100, "Put", put())
     assert turn(gateway, 10) == []
     due = gateway.deadline
     assert due is not None
@@ -90,16 +119,13 @@ def test_a_full_lane_sends_again_when_nothing_comes_back(gateway: GatewayCore) -
 def test_proposals_that_were_lost_do_not_fill_the_lane_for_ever(gateway: GatewayCore) -> None:
     """Once nobody waits for them the lane is as free as ever, and nothing is kept of them."""
     lead(gateway, 2, OTHER)
-    for call_id in range(8):
-        ask(gateway, call_id, "Put", put(), until=200)
-        only_turn(gateway)
+    calls = fill_lane(gateway, until=200)
     assert turn(gateway, 300) == []
-    assert [code for _, code, _ in gateway.answers] == [ErrorCode.DEADLINE_EXCEEDED] * 8
-    for call_id in range(10, 18):
-        ask(gateway, call_id, "Put", put(), now=300)
-        assert len(turn(gateway, 300)) == 1
+    assert [code for _, code, _ in gateway.answers] == [ErrorCode.DEADLINE_EXCEEDED] * calls
+    ask(gateway, calls, "Put", put(), now=300)
+    assert len(turn(gateway, 300)) == 1
     gateway.measure()
-    assert gateway.metrics.gauges["etcd_server_proposals_pending"] == 8
+    assert gateway.metrics.gauges["etcd_server_proposals_pending"] == 1
 
 
 def test_cancelled_proposals_make_room_as_well(gateway: GatewayCore) -> None:
