@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from actors.actor import Source
+from actors.applier_leases import LeaseDesk
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
 from actors.event_feed import EventFeed
 from actors.metrics import ActorMetrics
@@ -31,10 +32,12 @@ from protocol.local import (
     FlushStore,
     FollowEvents,
     InstallSnapshot,
+    OfficeChanged,
     OpenStore,
     PiecesTaken,
     ReadEvents,
     ReadsServed,
+    ServeLessorCalls,
     ServeReads,
     SnapshotBuilt,
     SnapshotInstalled,
@@ -43,9 +46,10 @@ from protocol.local import (
     StoreOpened,
     StoreProgressed,
     UnfollowEvents,
+    UpkeepRefused,
 )
 from protocol.message import Message
-from protocol.types import Index, Millis, Revision
+from protocol.types import Entry, Index, Millis, Revision
 from storage.disk import Disk
 from storage.engine import Engine
 from storage.mvcc import MvccStore
@@ -77,6 +81,7 @@ class ApplierActor:
         self._open_engine = open_engine
         self._config = config
         self._commit = Index(0)
+        self._leases = LeaseDesk(config)
         self._reads = ReadQueue()
         self._background = 0
         self._held: deque[tuple[Message, Source]] = deque()
@@ -98,6 +103,9 @@ class ApplierActor:
             "ServeReads": self._on_serve_reads,
             "PiecesTaken": self._on_pieces_taken,
             "OpenStore": self._on_open_store,
+            "OfficeChanged": self._on_office_changed,
+            "ServeLessorCalls": self._on_serve_lessor_calls,
+            "UpkeepRefused": self._on_upkeep_refused,
             "FlushStore": self._on_flush_store,
             "StoreFlushed": self._on_store_flushed,
             "BuildSnapshot": self._on_build_snapshot,
@@ -124,8 +132,9 @@ class ApplierActor:
         applied = store.applied
         due = Millis(self._progress[1] + PROGRESS_INTERVAL_MS) if applied != self._progress[0] else None
         if applied != self._reported and (due is None or self._report_from < due):
-            return self._report_from
-        return due
+            due = self._report_from
+        lessor_due = self._leases.deadline
+        return due if lessor_due is None or (due is not None and due <= lessor_due) else lessor_due
 
     def start(self, now: Millis) -> list[Effect]:
         """Nothing to do before the store may be opened."""
@@ -161,6 +170,8 @@ class ApplierActor:
                 effects += self._reads.advance(self.store, self._status_fields())
             if self._may_compact(self.store):
                 self._advance_compaction(self.store, effects)
+            if self._leases.deadline is not None and now >= self._leases.deadline:
+                effects += self._leases.advance(self.store, now)
         except Exception as error:  # noqa: BLE001 - what is not known to be the disk's fault is raised again
             return [*effects, *self._halt(self._explained(error))]
         return effects
@@ -200,6 +211,7 @@ class ApplierActor:
         if self.store is None or self._stopped:
             return
         try:
+            self._leases.lessor.check()
             self.store.check_invariants()
         except AssertionError as error:
             raise InvariantViolation(str(error)) from error
@@ -283,9 +295,12 @@ class ApplierActor:
         self._commit = max(self._commit, message.commit)
         effects: list[Effect] = []
         counters = self.metrics.counters
+        leads = self._leases.lessor.office is not None
         for entry in message.entries:
             self._unreported_bytes += len(entry.data)
             applied = store.apply(entry)
+            if leads:
+                self._follow_leases(store, entry, effects)
             if applied is None or not applied.results:
                 continue
             origin, results = applied
@@ -363,6 +378,24 @@ class ApplierActor:
 
     def _on_read_events(self, message: ReadEvents) -> list[Effect]:
         return [Send("gateway", self._feed.read(message, self.store))]
+
+    # --- leases ----------------------------------------------------------------------------------
+
+    def _follow_leases(self, store: MvccStore, entry: Entry, effects: list[Effect]) -> None:
+        told = self._leases.on_applied(store, entry, self._now)
+        if told is not None:
+            effects.append(told)
+
+    def _on_office_changed(self, message: OfficeChanged) -> list[Effect]:
+        self._leases.on_office_changed(message, self._opened())
+        return []
+
+    def _on_serve_lessor_calls(self, message: ServeLessorCalls) -> list[Effect]:
+        return [self._leases.on_serve_calls(message, self._opened(), self._now)]
+
+    def _on_upkeep_refused(self, message: UpkeepRefused) -> list[Effect]:
+        self._leases.on_upkeep_refused(message, self._now)
+        return []
 
     # --- flush and snapshot ----------------------------------------------------------------------
 
@@ -465,6 +498,16 @@ class ApplierActor:
         for name in ("put", "delete", "txn"):
             counters[f"etcd_mvcc_{name}_total"] = store.counters[name]
         counters["etcd_debugging_mvcc_db_compaction_keys_total"] = store.counters["compacted_revisions"]
+        leases = store.leases
+        for name, what in (
+            ("lease_granted", "granted"),
+            ("lease_revoked", "revoked"),
+            ("server_lease_expired", "expired"),
+        ):
+            counters[f"etcd_debugging_{name}_total"] = leases.counters[what]
+        counters["etcd_debugging_lease_renewed_total"] = self._leases.lessor.renewed
+        for ttl_s in leases.take_ttls():
+            self.metrics.observe("etcd_debugging_lease_ttl_total", ttl_s)
         gauges["etcd_debugging_mvcc_current_revision"] = store.revision
         gauges["etcd_debugging_mvcc_compact_revision"] = store.compacted
         gauges["etcd_debugging_mvcc_keys_total"] = store.keys.total

@@ -22,8 +22,8 @@ from protocol.config import RaftConfig
 from protocol.errors import Corruption, ErrorCode, InvariantViolation, PeerFault
 from protocol.identity import NodeIdentity
 from protocol.message import Message
-from protocol.types import NO_STORE, NOBODY, Entry, MemberId, Millis
-from raft import invariants, membership, read_index, transfer
+from protocol.types import NO_STORE, NOBODY, Entry, MemberId, Millis, Term
+from raft import invariants, lessor_calls, membership, read_index, transfer
 from raft.configuration import Configuration, founding_configuration
 from raft.core import Raft, Recovered
 from raft.durability import NOTHING_DRAINED, Drained
@@ -57,6 +57,8 @@ class RaftActor:
         self._effects: list[Effect] = []
         self._recovered: list[Entry] = []
         self._recovered_end: local.LogRecovered | None = None
+        self._office: Term | None = None
+        """The term whose office the applier was told of."""
         self._told: tuple[int, MemberId, Configuration] | None = None
         self._leader_before = NOBODY
         self._transfer_sequence: int | None = None
@@ -185,6 +187,8 @@ class RaftActor:
             self.emit(Send("gateway", local.ProposalRefused(sequence=message.sequence, code=ErrorCode.NO_LEADER)))
         elif isinstance(message, local.RequestReads):
             self.emit(Send("gateway", local.ReadsRefused(sequence=message.sequence, code=ErrorCode.NO_LEADER)))
+        elif isinstance(message, local.AskLessor):
+            self.emit(Send("gateway", local.LessorRefused(sequence=message.sequence, code=ErrorCode.NO_LEADER)))
         elif isinstance(message, local.TransferLeadership):
             self.emit(
                 Send("gateway", local.LeadershipTransferEnded(sequence=message.sequence, code=ErrorCode.NOT_LEADER))
@@ -272,6 +276,12 @@ class RaftActor:
             core.submit(message.sequence, message.payload, now)
         elif isinstance(message, local.RequestReads):
             core.read(message.sequence, message.payload, now)
+        elif isinstance(message, local.AskLessor):
+            core.ask_lessor(message.sequence, message.payload, now)
+        elif isinstance(message, local.LessorCallsServed):
+            core.lessor_served(message.asker, message.context, message.results, now)
+        elif isinstance(message, local.ProposeUpkeep):
+            self._on_propose_upkeep(core, message, now)
         elif isinstance(message, local.TransferLeadership):
             self._on_transfer(core, message)
         elif isinstance(message, local.ActorStarted):
@@ -287,9 +297,14 @@ class RaftActor:
     def _on_gateway_started(self, core: Raft) -> None:
         """What its predecessor asked for is nobody's; it has not been told who leads."""
         read_index.forget_gateway(core)
+        lessor_calls.forget_gateway(core)
         core.proposals.forget_gateway()
         self._transfer_sequence = None
         self._told = None
+
+    def _on_propose_upkeep(self, core: Raft, message: local.ProposeUpkeep, now: Millis) -> None:
+        if core.propose_upkeep(message.term, message.payload, now) is not ErrorCode.OK:
+            self.emit(Send("applier", local.UpkeepRefused(term=message.term)))
 
     def _on_transfer(self, core: Raft, message: local.TransferLeadership) -> None:
         self._end_transfer(ErrorCode.TIMEOUT)
@@ -324,6 +339,9 @@ class RaftActor:
             self._effects.append(Send("wal", persist))
 
     def _emit_to_applier(self, core: Raft) -> None:
+        office = core.term if core.leading is not None else None
+        if office != self._office:
+            self._tell_office(core, office)
         entries = core.take_committed()
         if entries:
             self.health.on_handed(core)
@@ -332,6 +350,19 @@ class RaftActor:
         for released in core.take_reads() if core.reads.released else ():
             reads = local.ServeReads.make(sequence=released.sequence, payload=released.payload)
             self._effects.append(Send("applier", reads))
+        for call in core.take_lessor_calls() if core.lessor_calls.released else ():
+            _, asker, context, payload, confirmed_at = call
+            self._effects.append(
+                Send(
+                    "applier",
+                    local.ServeLessorCalls(asker=asker, context=context, payload=payload, confirmed_at=confirmed_at),
+                )
+            )
+
+    def _tell_office(self, core: Raft, office: Term | None) -> None:
+        """The lessor's time runs while this member leads, and it must not take one office for another."""
+        self._office = office
+        self.emit(Send("applier", local.OfficeChanged(term=core.term, leads=office is not None)))
 
     def _tell_gateway(self, core: Raft) -> None:
         if core.proposals.refused:
@@ -342,11 +373,19 @@ class RaftActor:
             for sequence, code in core.reads.take_refused():
                 self.metrics.count("etcd_server_read_indexes_failed_total")
                 self.emit(Send("gateway", local.ReadsRefused(sequence=sequence, code=code)))
+        if core.lessor_calls.answered or core.lessor_calls.refused:
+            self._tell_lessor_answers(core)
         if core.transfer.ended is not None:
             self._end_transfer(ErrorCode.OK if core.transfer.take_ended() else ErrorCode.TIMEOUT)
         told = self._told
         if told is None or told[0] != core.term or told[1] != core.leader or told[2] is not core.configuration:
             self._tell_leadership(core)
+
+    def _tell_lessor_answers(self, core: Raft) -> None:
+        for sequence, code in core.lessor_calls.take_refused():
+            self.emit(Send("gateway", local.LessorRefused(sequence=sequence, code=code)))
+        for sequence, results in core.lessor_calls.take_answered():
+            self.emit(Send("gateway", local.LessorAnswered(sequence=sequence, results=results)))
 
     def _tell_leadership(self, core: Raft) -> None:
         configuration = core.configuration

@@ -15,7 +15,8 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
 from gateway.calls import Batch, Body, Lane, OpenCalls, whole
-from gateway.methods import PUT, WATCH, Method, Route
+from gateway.leases import Grants, KeepAlives
+from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, WATCH, Method, Route
 from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
 from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
@@ -61,7 +62,8 @@ class GatewayCore:
         self._commands = Lane("commands", unserved_max=8, inflight_max=8, gathers=True)
         self._reads = Lane("reads", unserved_max=2, inflight_max=64)
         self._local_reads = Lane("local_reads", unserved_max=64, inflight_max=64)
-        self._lanes = (self._commands, self._reads, self._local_reads)
+        self._lessor_calls = Lane("lessor_calls", unserved_max=4, inflight_max=64)
+        self._lanes = (self._commands, self._reads, self._local_reads, self._lessor_calls)
         self._refused: dict[int, None] = {}
         """Batches to be proposed again under their own sequence: should the first copy be alive after all, apply
         recognises the second as a repeat."""
@@ -85,6 +87,11 @@ class GatewayCore:
             config.limits.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
         )
         self.streams.serve(WATCH, self._watch_service.open)
+        self._grants = Grants(identity, config.raft)
+        self._inner: dict[int, Callable[[int, bytes], None]] = {}
+        """Who is told the answers of calls that streams make; their ids are below zero."""
+        self._inner_id = 0
+        self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(self._ask_lessor).open)
 
     # --- the doors' side ---------------------------------------------------------------------------
 
@@ -115,6 +122,11 @@ class GatewayCore:
                 lane = self._local_reads
                 if kind == ReadKind.STATUS:
                     self._finishers[call_id] = self._finish_status
+            elif route is Route.GRANT:
+                lane, body = self._commands, self._grants.complete(body)
+            elif route is Route.LESSOR:
+                lane = self._lessor_calls
+                self._finishers[call_id] = self._with_header
             else:
                 if not kind and self.members:
                     self.answers.append((call_id, ErrorCode.OK, self._member_list()))
@@ -146,7 +158,16 @@ class GatewayCore:
 
     def _refuse(self, call_id: int, code: ErrorCode) -> None:
         self._finishers.pop(call_id, None)
-        self.answers.append((call_id, code, b""))
+        if call_id < 0:
+            self._inner.pop(call_id)(code, b"")
+        else:
+            self.answers.append((call_id, code, b""))
+
+    def _ask_lessor(self, body: bytes, now: Millis, on_answer: Callable[[int, bytes], None]) -> None:
+        """Make a call for a stream of keep-alives."""
+        self._inner_id -= 1
+        self._inner[self._inner_id] = on_answer
+        self.submit(self._inner_id, KEEP_ALIVE, body, now, None)
 
     # --- the actor's side --------------------------------------------------------------------------
 
@@ -179,6 +200,10 @@ class GatewayCore:
             self._on_refused(self._commands, message.sequence, message.code, now)
         elif isinstance(message, local.ReadsRefused):
             self._on_refused(self._reads, message.sequence, message.code, now)
+        elif isinstance(message, local.LessorAnswered):
+            self._on_lessor_answered(message, now)
+        elif isinstance(message, local.LessorRefused):
+            self._on_refused(self._lessor_calls, message.sequence, message.code, now)
         elif isinstance(message, local.StoreProgressed):
             self._on_store_progressed(message)
         elif isinstance(message, local.CommandAnswered):
@@ -201,8 +226,7 @@ class GatewayCore:
         """Answer the calls that have run out of time."""
         expired = self._calls.expire(now)
         for call_id, code in expired:
-            self._finishers.pop(call_id, None)
-            self.answers.append((call_id, code, b""))
+            self._refuse(call_id, code)
         if expired:
             self._drop_dead_proposals()
         self.streams.wake(now)
@@ -222,6 +246,9 @@ class GatewayCore:
                 self._send(commands, "raft", local.ProposeBatch, now, effects)
             if reads.queue and reads.resume(now):
                 self._send(reads, "raft", local.RequestReads, now, effects)
+            lessor_calls = self._lessor_calls
+            if lessor_calls.queue and lessor_calls.resume(now):
+                self._send(lessor_calls, "raft", local.AskLessor, now, effects)
         local_reads = self._local_reads
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
@@ -246,6 +273,8 @@ class GatewayCore:
                 placed.update((call_id, None) for call_id in waiting.values())
         lost = [call_id for call_id in self._calls.all() if call_id not in placed]
         assert not lost, f"open calls that nothing will answer: {lost[:10]}"
+        callers = [call_id for call_id in self._calls.all() if call_id < 0]
+        assert sorted(callers) == sorted(self._inner), "every call of a stream has somebody to tell, and nobody else"
         strays = [call_id for call_id in self._finishers if not self._calls.is_open(call_id)]
         assert not strays, f"finishers of calls that are not open: {strays[:10]}"
 
@@ -253,7 +282,7 @@ class GatewayCore:
         self,
         lane: Lane,
         to: str,
-        form: type[local.ProposeBatch] | type[local.RequestReads] | type[local.ServeReads],
+        form: type[local.ProposeBatch | local.RequestReads | local.AskLessor | local.ServeReads],
         now: Millis,
         effects: list[Effect],
     ) -> None:
@@ -319,7 +348,10 @@ class GatewayCore:
                 finisher = self._finishers.pop(call_id, None)
                 if finisher is not None and not code:
                     body = finisher(whole(body))
-            self.answers.append((call_id, code, body))
+            if call_id < 0:
+                self._inner.pop(call_id)(code, whole(body))
+            else:
+                self.answers.append((call_id, code, body))
 
     def _on_commands_applied(self, message: local.CommandsApplied, now: Millis) -> None:
         self._publish(message.applied, message.revision)
@@ -398,6 +430,26 @@ class GatewayCore:
         if batch.left <= 0:
             lane.done(message.sequence)
 
+    def _on_lessor_answered(self, message: local.LessorAnswered, now: Millis) -> None:
+        """Hand out what the leader's lessor says; its state is another store's, so it publishes nothing."""
+        lane = self._lessor_calls
+        batch = lane.inflight.get(message.sequence)
+        if batch is None:
+            return
+        again: list[int] = []
+        for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
+            if code == ErrorCode.NOT_LEADER:
+                again.append(position)
+            else:
+                self._answer(call_id, code, body)
+        batch.left = len(again)
+        lane.progressed(batch, now)
+        if again:
+            self._requeue(lane, message.sequence, again)
+            lane.pause(Millis(now + RETRY_MS))
+        else:
+            lane.done(message.sequence)
+
     def _publish(self, applied: Index, revision: Revision) -> None:
         if applied > self.applied:
             self.applied = applied
@@ -407,6 +459,10 @@ class GatewayCore:
     def _header(self, revision: int) -> bytes:
         """Return a response header for a revision, framed."""
         return header_bytes(self.identity.cluster, self.identity.member, Revision(revision), self.term)
+
+    def _with_header(self, body: bytes) -> bytes:
+        """Put this member's header before an answer of the leader's lessor, as etcd does."""
+        return self._header(self.revision) + body
 
     def _finish_status(self, body: bytes) -> bytes:
         """Append leader, term and errors, which the applier does not know; fields of a message may be appended."""
@@ -440,7 +496,7 @@ class GatewayCore:
             return
         self.term = message.term
         self.leader = message.leader
-        self._commands.paused_until = self._reads.paused_until = None
+        self._commands.paused_until = self._reads.paused_until = self._lessor_calls.paused_until = None
         self._give_up_proposals(ErrorCode.LEADER_CHANGED)
 
     def _give_up_proposals(self, code: ErrorCode) -> None:
@@ -496,8 +552,9 @@ class GatewayCore:
             self.leader = NOBODY
             self.streams.lead(NOBODY, now)
             self._give_up_proposals(ErrorCode.TIMEOUT_CONNECTION_LOST)
-            for sequence in list(self._reads.inflight):
-                self._requeue(self._reads, sequence, None)
+            for lane in (self._reads, self._lessor_calls):
+                for sequence in list(lane.inflight):
+                    self._requeue(lane, sequence, None)
         elif message.actor == "applier":
             self._store_open = False
             self.watches.applier_started()

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final, NamedTuple
 
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 
 from gateway import validate
 from gateway.streams import StreamMethod
 from protocol.command import CommandKind, ReadKind
 from protocol.errors import ErrorCode
+from protocol.lease import LEASE_TTL_S_MAX
 from protocol.wire import rpc_pb2 as rpc
 
 
@@ -26,6 +27,10 @@ class Route(Enum):
     """To the applier, once this node has everything that was committed when it came."""
     LOCAL = "local"
     """To the applier as it stands."""
+    GRANT = "grant"
+    """Into the log, once the gateway has chosen what the client left open."""
+    LESSOR = "lessor"
+    """To the applier of the leader, wherever that is."""
     MEMBERS = "members"
     """Answered from the member table, behind a barrier if it must be linearizable."""
 
@@ -62,6 +67,11 @@ _RANGE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.RANGE))
 _RANGE_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.RANGE))
 _STATUS: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.STATUS))
 _HASH_KV: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.HASH_KV))
+_GRANT: Final = Ruling(ErrorCode.OK, Route.GRANT, int(CommandKind.LEASE_GRANT), quota=True)
+_REVOKE: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.LEASE_REVOKE))
+_KEEP_ALIVE: Final = Ruling(ErrorCode.OK, Route.LESSOR, int(ReadKind.LEASE_KEEP_ALIVE))
+_TIME_TO_LIVE: Final = Ruling(ErrorCode.OK, Route.LESSOR, int(ReadKind.LEASE_TIME_TO_LIVE))
+_LEASES: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.LEASES))
 _MEMBERS: Final = Ruling(ErrorCode.OK, Route.MEMBERS, int(ReadKind.BARRIER))
 _MEMBERS_LOCAL: Final = Ruling(ErrorCode.OK, Route.MEMBERS, 0)
 
@@ -106,7 +116,15 @@ def _rule_txn(body: bytes, operations_max: int) -> Ruling:
     return _TXN_PUT if verdict.has_put else _TXN
 
 
-def _parsed(request: type[rpc.CompactionRequest | rpc.StatusRequest | rpc.HashKVRequest], ruling: Ruling) -> "Rule":
+def _rule_lease_grant(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        request = rpc.LeaseGrantRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    return _refuse(ErrorCode.LEASE_TTL_TOO_LARGE) if request.TTL > LEASE_TTL_S_MAX else _GRANT
+
+
+def _parsed(request: type[Message], ruling: Ruling) -> "Rule":
     def rule(body: bytes, _operations_max: int) -> Ruling:
         try:
             request.FromString(body)
@@ -143,6 +161,7 @@ class Method(NamedTuple):
 
 
 _KV: Final = "etcdserverpb.KV"
+_LEASE: Final = "etcdserverpb.Lease"
 _ALL: Final = (
     Method(1, _KV, "Put", _rule_put),
     Method(2, _KV, "Range", _rule_range),
@@ -152,22 +171,30 @@ _ALL: Final = (
     Method(6, "etcdserverpb.Maintenance", "Status", _parsed(rpc.StatusRequest, _STATUS)),
     Method(7, "etcdserverpb.Maintenance", "HashKV", _parsed(rpc.HashKVRequest, _HASH_KV)),
     Method(8, "etcdserverpb.Cluster", "MemberList", _rule_members),
+    Method(9, _LEASE, "LeaseGrant", _rule_lease_grant),
+    Method(10, _LEASE, "LeaseRevoke", _parsed(rpc.LeaseRevokeRequest, _REVOKE)),
+    Method(12, _LEASE, "LeaseTimeToLive", _parsed(rpc.LeaseTimeToLiveRequest, _TIME_TO_LIVE)),
+    Method(13, _LEASE, "LeaseLeases", _parsed(rpc.LeaseLeasesRequest, _LEASES)),
 )
 
 _STREAMS: Final = (
     StreamMethod(101, "grpc.health.v1.Health", "Watch"),
     StreamMethod(102, "etcdserverpb.Watch", "Watch"),
+    StreamMethod(103, _LEASE, "LeaseKeepAlive"),
 )
 
+KEEP_ALIVE: Final = Method(11, _LEASE, "LeaseKeepAlive", _parsed(rpc.LeaseKeepAliveRequest, _KEEP_ALIVE))
+"""One keep-alive as a call of its own: what the ZeroMQ door has, and what a gRPC stream of them is made of."""
 METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _ALL}
 """By gRPC path."""
-METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in _ALL}
+METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in (*_ALL, KEEP_ALIVE)}
 """By number on the ZeroMQ door."""
 STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for method in _STREAMS}
 """Streaming RPCs by gRPC path."""
 STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: method for method in _STREAMS}
 """By number on the ZeroMQ door."""
 WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]
+KEEP_ALIVE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.Lease/LeaseKeepAlive"]
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
 PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
 """The busiest method, for the short cut in the core."""

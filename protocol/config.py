@@ -92,6 +92,19 @@ class StorageConfig(BaseModel):
     memtable_bytes: int = Field(64 << 20, ge=1 << 16, description="RocksDB write buffer")
 
 
+class LeasesConfig(BaseModel):
+    """How a leader looks after leases."""
+
+    model_config = _STRICT
+
+    checkpoint_interval_ms: int = Field(
+        60_000, ge=1000, description="what is left of a longer lease is replicated this often, for the next leader"
+    )
+    expiries_per_second_max: int = Field(
+        3000, ge=100, description="leases and their keys given up per second; the rest of a mass expiry waits its turn"
+    )
+
+
 class SupervisionConfig(BaseModel):
     """How actors are kept alive."""
 
@@ -182,6 +195,7 @@ class ClusterConfig(BaseModel):
     limits: LimitsConfig = LimitsConfig()
     watch: WatchConfig = WatchConfig()
     storage: StorageConfig = StorageConfig()
+    leases: LeasesConfig = LeasesConfig()
     supervision: SupervisionConfig = SupervisionConfig()
 
     @model_validator(mode="after")
@@ -205,6 +219,12 @@ class ClusterConfig(BaseModel):
                 "use an odd number"
             )
         self._check_room()
+        interval, timeout = self.leases.checkpoint_interval_ms, self.raft.election_timeout_ms
+        if interval < 4 * timeout:
+            raise ValueError(
+                f"leases.checkpoint_interval_ms ({interval}) must be at least 4 x raft.election_timeout_ms "
+                f"({timeout}); raise the first or lower the second"
+            )
         return self
 
     def _check_addresses(self) -> None:
@@ -275,6 +295,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "limits": LimitsConfig,
     "watch": WatchConfig,
     "storage": StorageConfig,
+    "leases": LeasesConfig,
     "supervision": SupervisionConfig,
 }
 

@@ -9,7 +9,7 @@ A payload here is opaque to everyone but the actor that applies it.
 from typing import ClassVar, NamedTuple
 
 from protocol.message import Message
-from protocol.types import Entry, HardState, Incarnation, Index, LogMark, LogPosition, MemberId, Revision, Term
+from protocol.types import Entry, HardState, Incarnation, Index, LogMark, LogPosition, MemberId, Millis, Revision, Term
 
 
 class LocalMessage(Message):
@@ -38,6 +38,16 @@ class RequestReads(LocalMessage):
     payload: bytes
 
 
+class AskLessor(LocalMessage):
+    """Have the leader's lessor answer `payload`, here or at another member, once its leadership is confirmed.
+
+    `payload` is a `protocol.command` batch of lease `ReadKind`s.
+    """
+
+    sequence: int
+    payload: bytes
+
+
 class TransferLeadership(LocalMessage):
     """Hand leadership to `target` (NOBODY: the voter that is furthest ahead)."""
 
@@ -57,6 +67,23 @@ class ProposalRefused(LocalMessage):
 
 class ReadsRefused(LocalMessage):
     """The reads `sequence` will not be served; `code` is a `protocol.errors.ErrorCode`."""
+
+    sequence: int
+    code: int
+
+
+class LessorAnswered(LocalMessage):
+    """The lessor's answers to the batch `sequence`, one `(code, body)` per call in order; bodies lack their header.
+
+    A code of `NOT_LEADER` says: this one not yet, ask again.
+    """
+
+    sequence: int
+    results: tuple[tuple[int, bytes], ...]
+
+
+class LessorRefused(LocalMessage):
+    """The batch `sequence` will not be answered; `code` is a `protocol.errors.ErrorCode`. Asking again is harmless."""
 
     sequence: int
     code: int
@@ -189,6 +216,49 @@ class ServeReads(LocalMessage):
 
     sequence: int
     payload: bytes
+
+
+class OfficeChanged(LocalMessage):
+    """This node's raft has begun to lead `term`, or (`leads` False) leads no more: the lessor's time begins or ends."""
+
+    term: Term
+    leads: bool
+
+
+class ServeLessorCalls(LocalMessage):
+    """Answer a batch of lease calls now. Leadership was confirmed at `confirmed_at`, after the batch had come.
+
+    `asker` and `context` say whose it is; they go back with the answer.
+    """
+
+    asker: MemberId
+    context: int
+    payload: bytes
+    confirmed_at: Millis
+
+
+class LessorCallsServed(LocalMessage):
+    """Answers of the lessor to the batch `context` of `asker`, in order; bodies lack their header."""
+
+    asker: MemberId
+    context: int
+    results: tuple[tuple[int, bytes], ...]
+
+
+class ProposeUpkeep(LocalMessage):
+    """Put `payload` (`protocol.lease`) into the log if this node still leads `term`; answered only by a refusal.
+
+    It is never handed to another member.
+    """
+
+    term: Term
+    payload: bytes
+
+
+class UpkeepRefused(LocalMessage):
+    """The upkeep of `term` was not put into any log and never will be."""
+
+    term: Term
 
 
 class EntriesApplied(LocalMessage):

@@ -17,5 +17,6 @@ HISTOGRAM_BOUNDS: Final[dict[str, tuple[float, ...]]] = {
     "etcd_disk_backend_snapshot_duration_seconds": _doubling(0.01, 17),
     "etcd_network_peer_round_trip_time_seconds": _doubling(0.0001, 16),
     "etcd_server_apply_duration_seconds": _doubling(0.0001, 20),
+    "etcd_debugging_lease_ttl_total": _doubling(1, 24),
 }
 """Upper bounds in seconds; a last bucket without bound is understood."""

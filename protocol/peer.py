@@ -174,6 +174,26 @@ class ReadIndexReply(PeerMessage):
     code: int
 
 
+class ForwardLessorCalls(PeerMessage):
+    """A follower's gateway asks the leader's lessor: a `protocol.command` batch of lease `ReadKind`s.
+
+    `context` is never used again by that member for another batch; the same one may come again.
+    """
+
+    context: int
+    payload: bytes
+
+
+class ForwardLessorCallsReply(PeerMessage):
+    """The lessor's answers to the batch `context`, an `ErrorCode` and a body without header each; or with `code`
+    not 0 a refusal of them all.
+    """
+
+    context: int
+    code: int
+    results: tuple[tuple[int, bytes], ...]
+
+
 class TimeoutNow(PeerMessage):
     """Start an election at once: leadership is being handed to you (thesis 3.10)."""
 

@@ -2,12 +2,12 @@
 
 Owns term, vote, role, log, configuration and the messages to be sent. The topics live beside it: `election`,
 `replication` (the leader's side), `following` (the follower's), `proposals`, `read_index`, `transfer`, `membership`,
-`snapshots`, with `durability` between messages and writes. Knows no actor, socket, disk or clock: time is an argument,
-chance is an injected generator, durability is told by `persisted`.
+`snapshots`, `lessor_calls`, with `durability` between messages and writes. Knows no actor, socket, disk or clock:
+time is an argument, chance is an injected generator, durability is told by `persisted`.
 
 How an owner drives it: hand in what happens (`step`, `submit`, `read`, `persisted`, `applied_to`, `tick`), and once
-per turn call `end_turn`, which returns the writes and messages of the whole turn; then `take_committed` and
-`take_reads`, in this order, for the applier.
+per turn call `end_turn`, which returns the writes and messages of the whole turn; then `take_committed`, and behind it
+`take_reads` and `take_lessor_calls`, for the applier.
 
 Invariants: the term never falls; one vote a term; commit never falls and never passes what is in the log; see
 `invariants.check` for those between the parts.
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from protocol.config import RaftConfig
-from protocol.errors import InvariantViolation
+from protocol.errors import ErrorCode, InvariantViolation
 from protocol.peer import PeerMessage
 from protocol.types import (
     NOBODY,
@@ -32,7 +32,7 @@ from protocol.types import (
     Millis,
     Term,
 )
-from raft import election, following, membership, proposals, read_index, replication, transfer
+from raft import election, following, lessor_calls, membership, proposals, read_index, replication, transfer
 from raft.configuration import Configuration
 from raft.durability import NOTHING_DRAINED, Drained, DurabilityGate, Outbound
 from raft.leading import LeaderState
@@ -111,6 +111,7 @@ class Raft:
         self.heartbeats_late = 0
         self.transfer = transfer.TransferState()
         self.reads = read_index.ReadDesk(life << 32)
+        self.lessor_calls = lessor_calls.LessorDesk(life << 32)
         self.proposals = proposals.ProposalDesk(life << 32)
         self.election_patience = Millis(config.election_timeout_ms)
         self.election_due = FAR_FUTURE
@@ -130,6 +131,8 @@ class Raft:
         due = self.election_due if leading is None else leading.due(self.now)
         if self.transfer.due < due:
             due = self.transfer.due
+        if self.lessor_calls.asked:
+            due = min(due, self.lessor_calls.due)
         return min(due, self.reads.due) if self.reads.questions else due
 
     @property
@@ -163,10 +166,26 @@ class Raft:
         self._advance(now)
         read_index.read(self, sequence, payload)
 
+    def ask_lessor(self, sequence: int, payload: bytes, now: Millis) -> None:
+        """Have a batch of lease calls answered by the leader's lessor; see `lessor_calls`."""
+        self._advance(now)
+        lessor_calls.ask(self, sequence, payload)
+
+    def lessor_served(self, asker: MemberId, context: int, results: lessor_calls.Results, now: Millis) -> None:
+        """This node's lessor has answered a batch that `take_lessor_calls` gave."""
+        self._advance(now)
+        lessor_calls.served(self, asker, context, results)
+
+    def propose_upkeep(self, term: Term, payload: bytes, now: Millis) -> ErrorCode:
+        """Append the lessor's word on leases, if this member still leads `term`; return OK or why it was not."""
+        self._advance(now)
+        return proposals.propose_upkeep(self, term, payload)
+
     def tick(self, now: Millis) -> None:
         """Do what is due at `now`: elections, heartbeats, quorum checks, retries."""
         self._advance(now)
         read_index.retry(self)
+        lessor_calls.retry(self)
         transfer.expire(self)
         if self.leading is not None:
             replication.leader_tick(self)
@@ -236,6 +255,10 @@ class Raft:
         """Return reads whose entries have been handed over: they go behind them on the same link."""
         return self.reads.take_released(self.handed)
 
+    def take_lessor_calls(self) -> list[lessor_calls.ReleasedLessorCalls]:
+        """Return lease calls that this leader's applier may answer, behind the entries handed over."""
+        return self.lessor_calls.take_released(self.handed)
+
     # --- what the topics use ----------------------------------------------------------------------
 
     def send(self, to: MemberId, message: PeerMessage, *, bulk: bool = False, after_sync: bool = False) -> None:
@@ -276,6 +299,7 @@ class Raft:
         """Note who leads; questions to the one before are void."""
         if leader != self.leader:
             read_index.leader_changed(self)
+            lessor_calls.leader_changed(self)
             self.leader = leader
         transfer.leader_known(self)
 
@@ -290,6 +314,8 @@ _HANDLERS: dict[str, Callable[[Raft, MemberId, PeerMessage], None]] = {
     "HeartbeatReply": replication.on_heartbeat_reply,
     "ForwardProposal": proposals.on_forward_proposal,
     "ForwardProposalReply": proposals.on_forward_proposal_reply,
+    "ForwardLessorCalls": lessor_calls.on_forward_lessor_calls,
+    "ForwardLessorCallsReply": lessor_calls.on_forward_lessor_calls_reply,
     "RequestReadIndex": read_index.on_request_read_index,
     "ReadIndexReply": read_index.on_read_index_reply,
 }

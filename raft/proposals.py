@@ -104,7 +104,14 @@ def submit(raft: "Raft", sequence: int, payload: bytes) -> None:
         raft.proposals.refused.append((sequence, code))
 
 
-def propose(raft: "Raft", payload: bytes) -> ErrorCode:
+def propose_upkeep(raft: "Raft", term: Term, payload: bytes) -> ErrorCode:
+    """Append what this node's lessor says as leader of `term`; another term's word is refused, never forwarded."""
+    if raft.leading is None or raft.term != term:
+        return ErrorCode.NOT_LEADER
+    return propose(raft, payload, EntryKind.LEASE_UPKEEP)
+
+
+def propose(raft: "Raft", payload: bytes, kind: EntryKind = EntryKind.COMMANDS) -> ErrorCode:
     """Append one batch as one entry.
 
     Returns:
@@ -120,7 +127,7 @@ def propose(raft: "Raft", payload: bytes) -> ErrorCode:
         return ErrorCode.TOO_MANY_REQUESTS
     if raft.log.bytes_between(raft.applied, raft.commit) >= config.unapplied_bytes_max:
         return ErrorCode.TOO_MANY_REQUESTS
-    raft.append(EntryKind.COMMANDS, payload)
+    raft.append(kind, payload)
     return ErrorCode.OK
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from protocol.errors import ErrorCode
-from protocol.peer import PeerMessage, ReadIndexReply, RequestReadIndex
+from protocol.peer import ForwardLessorCallsReply, PeerMessage, ReadIndexReply, RequestReadIndex
 from protocol.types import NOBODY, Index, MemberId, Millis
 from raft.quorum import VoteResult, vote_result
 
@@ -43,6 +43,8 @@ class PendingRead(NamedTuple):
     round: int
     sequence: int
     payload: bytes
+    lessor: bool = False
+    """The leader's own applier serves it, whoever asked: `lessor_calls`."""
 
 
 @dataclass(slots=True)
@@ -176,7 +178,14 @@ def forget_gateway(raft: "Raft") -> None:
 # --- the leader confirms ---------------------------------------------------------------------------
 
 
-def _register(raft: "Raft", asker: MemberId, context: int, sequence: int, payload: bytes) -> None:
+def register_lessor_calls(raft: "Raft", asker: MemberId, context: int, payload: bytes) -> None:
+    """Have a batch for the lessor wait for its round like a read."""
+    _register(raft, asker, context, 0, payload, lessor=True)
+
+
+def _register(
+    raft: "Raft", asker: MemberId, context: int, sequence: int, payload: bytes, *, lessor: bool = False
+) -> None:
     leading = raft.leading
     assert leading is not None, "only a leader confirms reads"
     if not leading.round_wanted:
@@ -184,7 +193,7 @@ def _register(raft: "Raft", asker: MemberId, context: int, sequence: int, payloa
         leading.round += 1
         leading.round_wanted = True
     index = raft.commit if raft.commit >= leading.first_own_index else Index(0)
-    leading.unconfirmed.append(PendingRead(asker, context, index, leading.round, sequence, payload))
+    leading.unconfirmed.append(PendingRead(asker, context, index, leading.round, sequence, payload, lessor))
     if index and _confirmed(raft, leading.round):
         round_acknowledged(raft)
 
@@ -213,6 +222,8 @@ def round_acknowledged(raft: "Raft") -> None:
             confirmed[waiting.round] = _confirmed(raft, waiting.round)
         if not waiting.index or not confirmed[waiting.round]:
             kept.append(waiting)
+        elif waiting.lessor:
+            raft.lessor_calls.release(waiting.index, waiting.asker, waiting.context, waiting.payload, raft.now)
         elif waiting.asker == NOBODY:
             raft.reads.released.append(ReleasedRead(waiting.index, waiting.sequence, waiting.payload))
         else:
@@ -251,9 +262,19 @@ def office_lost(raft: "Raft") -> None:
     leading = raft.leading
     assert leading is not None, "there was an office"
     for waiting in leading.unconfirmed:
-        if waiting.asker == NOBODY:
+        if waiting.lessor:
+            _refuse_lessor_calls(raft, waiting)
+        elif waiting.asker == NOBODY:
             raft.reads.refused.append((waiting.sequence, ErrorCode.LEADER_CHANGED))
         else:
             code = ErrorCode.NOT_LEADER
             raft.send(waiting.asker, ReadIndexReply(term=raft.term, context=waiting.context, index=Index(0), code=code))
     leading.unconfirmed = []
+
+
+def _refuse_lessor_calls(raft: "Raft", waiting: PendingRead) -> None:
+    """Tell another member; this node's own are refused with every other call that went to the leader before."""
+    if waiting.asker != NOBODY:
+        code = ErrorCode.NOT_LEADER
+        reply = ForwardLessorCallsReply(term=raft.term, context=waiting.context, code=code, results=())
+        raft.send(waiting.asker, reply)

@@ -82,6 +82,7 @@ class LeaseBook:
     def __init__(self, writer: KeyWriter) -> None:
         self._writer = writer
         self._changes: list[LeaseChange] = []
+        self._ttls: list[int] = []
         self.followed = False
         """Whether somebody takes the changes."""
         self.order: Callable[[LeaseId], int] = int
@@ -92,6 +93,11 @@ class LeaseBook:
         """Return what has changed since the last call, in order; nothing unless the book is `followed`."""
         changes, self._changes = self._changes, []
         return changes
+
+    def take_ttls(self) -> list[int]:
+        """Return the times, in seconds, of the leases granted since the last call."""
+        ttls, self._ttls = self._ttls, []
+        return ttls
 
     def grant(self, lease: int, ttl_s: int, granted: Index) -> None:
         """Begin a lease.
@@ -109,6 +115,7 @@ class LeaseBook:
         self._writer.size += LEASE_COST_BYTES
         self._writer.size_in_use += LEASE_COST_BYTES
         self.counters["granted"] += 1
+        self._ttls.append(ttl_s)
 
     def revoke(self, lease: int) -> None:
         """End a lease at its owner's wish, in the writer's open main revision.

@@ -17,6 +17,10 @@ METHODS: dict[Any, tuple[str, Any]] = {
     rpc.CompactionRequest: ("KV/Compact", rpc.CompactionResponse),
     rpc.HashKVRequest: ("Maintenance/HashKV", rpc.HashKVResponse),
     rpc.StatusRequest: ("Maintenance/Status", rpc.StatusResponse),
+    rpc.LeaseGrantRequest: ("Lease/LeaseGrant", rpc.LeaseGrantResponse),
+    rpc.LeaseRevokeRequest: ("Lease/LeaseRevoke", rpc.LeaseRevokeResponse),
+    rpc.LeaseTimeToLiveRequest: ("Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse),
+    rpc.LeaseLeasesRequest: ("Lease/LeaseLeases", rpc.LeaseLeasesResponse),
     rpc.MemberListRequest: ("Cluster/MemberList", rpc.MemberListResponse),
 }
 
@@ -43,6 +47,16 @@ class Door:
     def answer(self, request: Message, timeout_s: float = CALL_S) -> Answer:
         """Send a request; return its answer."""
         return answer_of(self.ask(request, timeout_s))
+
+    def keep_alive(self, *leases: int, timeout_s: float = CALL_S) -> list[rpc.LeaseKeepAliveResponse]:
+        """Send keep-alives on one stream; return its answers."""
+        stream = self.channel.stream_stream(
+            "/etcdserverpb.Lease/LeaseKeepAlive",
+            request_serializer=rpc.LeaseKeepAliveRequest.SerializeToString,
+            response_deserializer=rpc.LeaseKeepAliveResponse.FromString,
+        )
+        requests = iter([rpc.LeaseKeepAliveRequest(ID=lease) for lease in leases])
+        return list(stream(requests, timeout=timeout_s, wait_for_ready=True))
 
     def raw(self, path: str, body: bytes, timeout_s: float = CALL_S, **options: Any) -> Answer:
         """Call any path with any bytes; return the bytes of the answer, or the error."""

@@ -163,6 +163,11 @@ class Node:
         elif isinstance(job, local.ServeReads):
             text = job.payload.decode()
             self.world.say(f"{self.name} applier: read {text} served at index {self.applied_index}")
+        elif isinstance(job, local.ServeLessorCalls):
+            text = job.payload.decode()
+            self.world.say(f"{self.name} lessor: {text} answered at index {self.applied_index}")
+            served = local.LessorCallsServed(asker=job.asker, context=job.context, results=((0, job.payload),))
+            self.hand(served, "applier")
         elif isinstance(job, local.FlushStore):
             self.hand(local.StoreFlushed(ticket=job.ticket, durable=self.applied_index), "applier")
         elif isinstance(job, local.BuildSnapshot):

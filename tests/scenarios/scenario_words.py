@@ -74,7 +74,9 @@ def _other_word(message: Message) -> str:
         return f"{kind} t{message.term}{index}{code_word(message.code)}"
     if isinstance(message, peer.OfferSnapshot):
         return f"{kind} at {message.term}/{message.index}"
-    if isinstance(message, local.ProposalRefused | local.ReadsRefused | local.LeadershipTransferEnded):
+    if isinstance(
+        message, local.ProposalRefused | local.ReadsRefused | local.LessorRefused | local.LeadershipTransferEnded
+    ):
         return f"{kind} #{message.sequence}{code_word(message.code)}"
     if isinstance(message, local.LeadershipChanged):
         return f"{kind} t{message.term} leader {member_word(message.leader)}"
@@ -85,6 +87,17 @@ def _other_word(message: Message) -> str:
         return f"{kind} at {message.mark.term}/{message.mark.index}{stage}"
     if isinstance(message, local.ApplyEntries):
         return f"{kind} " + ", ".join(entry_word(entry) for entry in message.entries)
+    if isinstance(message, local.OfficeChanged):
+        return f"{kind} t{message.term} {'leads' if message.leads else 'leads no more'}"
+    if isinstance(message, local.ServeLessorCalls):
+        asker = "own gateway" if message.asker == NOBODY else member_word(message.asker)
+        return f"{kind} {message.payload.decode()} of {asker}"
+    if isinstance(message, local.LessorAnswered):
+        return f"{kind} #{message.sequence}"
+    if isinstance(message, peer.ForwardLessorCalls):
+        return f"{kind} t{message.term} {message.payload.decode()}"
+    if isinstance(message, peer.ForwardLessorCallsReply):
+        return f"{kind} t{message.term}{code_word(message.code)}"
     if isinstance(message, local.ServeReads):
         return f"{kind} {message.payload.decode()}"
     if isinstance(message, local.InstallSnapshot):

@@ -5,7 +5,7 @@ from verbs import verb
 
 from protocol import local
 from protocol.errors import ErrorCode
-from protocol.types import MemberId, StoreId
+from protocol.types import MemberId, StoreId, Term
 from raft import membership
 from raft.configuration import MemberRecord
 
@@ -22,6 +22,20 @@ def read(world: World, words: list[str]) -> None:
     """`read NODE NAME`: the node's gateway asks for a linearizable read."""
     world.sequence += 1
     world.node(words[0]).hand(local.RequestReads(sequence=world.sequence, payload=words[1].encode()), "gateway")
+
+
+@verb("lease")
+def lease(world: World, words: list[str]) -> None:
+    """`lease NODE NAME`: the node's gateway asks the leader's lessor."""
+    world.sequence += 1
+    world.node(words[0]).hand(local.AskLessor(sequence=world.sequence, payload=words[1].encode()), "gateway")
+
+
+@verb("expire")
+def expire(world: World, words: list[str]) -> None:
+    """`expire NODE TERM TEXT`: the node's lessor, appointed in that term, wants an upkeep in the log."""
+    upkeep = local.ProposeUpkeep(term=Term(int(words[1])), payload=words[2].encode())
+    world.node(words[0]).hand(upkeep, "applier")
 
 
 @verb("transfer")
