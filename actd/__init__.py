@@ -2,7 +2,15 @@
 
 from actd.aio import AsyncClient
 from actd.client import Client, Pipeline
-from actd.errors import ActdError, CallTimedOut, ClientClosed, ProtocolFault, RequestRefused, Unavailable
+from actd.errors import (
+    ActdError,
+    CallTimedOut,
+    ClientClosed,
+    ProtocolFault,
+    RequestRefused,
+    Unavailable,
+    WatchCompacted,
+)
 from actd.results import (
     CompactResult,
     DeleteResult,
@@ -13,12 +21,18 @@ from actd.results import (
     RangeResult,
     StatusResult,
     TxnResult,
+    WatchEvent,
 )
 from actd.txn import Delete, Get, Nested, Put, create_revision, lease, mod_revision, value, version
+from actd.watch import Cache, Watch
+from actd.watch_aio import AsyncCache, AsyncWatch
 
 __all__ = [
     "ActdError",
+    "AsyncCache",
     "AsyncClient",
+    "AsyncWatch",
+    "Cache",
     "CallTimedOut",
     "Client",
     "ClientClosed",
@@ -39,6 +53,9 @@ __all__ = [
     "StatusResult",
     "TxnResult",
     "Unavailable",
+    "Watch",
+    "WatchCompacted",
+    "WatchEvent",
     "create_revision",
     "lease",
     "mod_revision",

@@ -6,7 +6,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
 
 from actd import calls
@@ -27,6 +27,8 @@ from actd.results import (
 from actd.session import Session
 from actd.transport import Transport
 from actd.txn import Txn
+from actd.watch_aio import AsyncCache, AsyncWatch
+from actd.watching import Filter, WatchFeed, prefix_range
 
 R = TypeVar("R")
 
@@ -46,6 +48,7 @@ class AsyncClient:
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._descriptor = -1
+        self._tasks: list[Callable[[Session], None]] = []
         self._turn_planned = False
         self._timer: asyncio.TimerHandle | None = None
         self._timer_due = 0.0
@@ -100,6 +103,9 @@ class AsyncClient:
         else:
             for frame in transport.receive():
                 session.received(frame, now)
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task(session)
         session.tick(now)
         if session.reconnect:
             self._reconnect(transport, now)
@@ -107,7 +113,7 @@ class AsyncClient:
             transport.send(frame)
         if transport.readable():
             self._plan()
-        if session.calls_open:
+        if session.active:
             self._arm(session.deadline(now), now)
 
     def _reconnect(self, transport: Transport, now: float) -> None:
@@ -192,6 +198,32 @@ class AsyncClient:
     ) -> "asyncio.Future[tuple[Member, ...]]":
         """Return the members of the cluster."""
         return self.submit(calls.members(linearizable=linearizable), timeout_s)
+
+    def run_soon(self, task: Callable[[Session], None]) -> None:
+        """Have `task` called with the session within the next turn."""
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        if not self._session.closed:
+            self._tasks.append(task)
+            self._plan()
+
+    def watch(
+        self,
+        prefix: Key,
+        range_end: Key | None = None,
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        without: Filter | None = None,
+    ) -> AsyncWatch:
+        """Return an asynchronous iterator over everything that happens to a prefix; arguments as `Client.watch`'s."""
+        key, end = prefix_range(prefix) if range_end is None else (prefix, range_end)
+        feed = WatchFeed(key, end, start_revision=start_revision, prev_kv=prev_kv, without=without)
+        return AsyncWatch(self, feed)
+
+    def cache(self, prefix: Key) -> AsyncCache:
+        """Return all keys that begin with `prefix`, listed once and then kept up to date."""
+        return AsyncCache(self, prefix)
 
 
 def _ending(future: "asyncio.Future[Any]") -> Any:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
@@ -29,6 +29,8 @@ from actd.results import (
 from actd.session import Session
 from actd.transport import Transport, Waiter
 from actd.txn import Txn
+from actd.watch import Cache, Watch
+from actd.watching import Filter, WatchFeed, prefix_range
 
 R = TypeVar("R")
 DEFAULT_TIMEOUT_S: Final = 10.0
@@ -43,6 +45,7 @@ class _Worker:
         self._session = Session(endpoints, cluster, name)
         self._lock = threading.Lock()
         self._inbox: list[tuple[Call[Any], float, Future[Any]]] = []
+        self._tasks: list[Callable[[Session], None]] = []
         self._nudged = False
         self._closing = False
         self._nudge_read, self._nudge_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
@@ -59,6 +62,15 @@ class _Worker:
             if not self._nudged:
                 self._nudge()
         return future
+
+    def run_soon(self, task: Callable[[Session], None]) -> None:
+        """Have `task` called with the session on the thread that owns it; it must not block."""
+        with self._lock:
+            if self._closing:
+                return
+            self._tasks.append(task)
+            if not self._nudged:
+                self._nudge()
 
     def _nudge(self) -> None:
         """Wake the thread; the caller holds the lock, so that the pipe is open."""
@@ -108,6 +120,7 @@ class _Worker:
         """Hand new calls to the session; False once the client is being closed."""
         with self._lock:
             inbox, self._inbox = self._inbox, []
+            tasks, self._tasks = self._tasks, []
             closing = self._closing
             if self._nudged:
                 self._nudged = False
@@ -115,6 +128,8 @@ class _Worker:
                     os.read(self._nudge_read, 64)
         for call, until, future in inbox:
             self._session.add(call, until, _ending(future))
+        for task in tasks:
+            task(self._session)
         return not closing
 
 
@@ -173,6 +188,10 @@ class Client:
 
     def submit(self, call: Call[R], timeout_s: float | None = None) -> "Future[R]":
         """Start a call and return its future; several started ones travel together."""
+        return self._own_worker().submit(call, time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s))
+
+    def _own_worker(self) -> _Worker:
+        """Return the thread that serves this process."""
         if self._closed:
             raise ClientClosed("the client is closed")
         pid = os.getpid()
@@ -187,7 +206,7 @@ class Client:
                 worker = self._worker
                 if worker is None:
                     worker = self._worker = _Worker(self._endpoints, self._cluster, self._name)
-        return worker.submit(call, time.monotonic() + (self._timeout_s if timeout_s is None else timeout_s))
+        return worker
 
     def _call(self, call: Call[R], timeout_s: float | None) -> R:
         return self.submit(call, timeout_s).result()
@@ -241,6 +260,34 @@ class Client:
     def members(self, *, linearizable: bool = True, timeout_s: float | None = None) -> tuple[Member, ...]:
         """Return the members of the cluster."""
         return self._call(calls.members(linearizable=linearizable), timeout_s)
+
+    def watch(
+        self,
+        prefix: Key,
+        range_end: Key | None = None,
+        *,
+        start_revision: int = 0,
+        prev_kv: bool = False,
+        without: Filter | None = None,
+        timeout_s: float | None = None,
+    ) -> Watch:
+        """Return an iterator over everything that happens to keys that begin with `prefix`.
+
+        Args:
+            prefix: of the keys; the key itself where `range_end` is given.
+            range_end: end of a range as in `range`; b"" watches the single key.
+            start_revision: the first revision to hear of; 0: from now on.
+            prev_kv: have events carry the pair they replaced.
+            without: leave out "put" or "delete" events.
+            timeout_s: how long the first door may take to begin.
+        """
+        key, end = prefix_range(prefix) if range_end is None else (prefix, range_end)
+        feed = WatchFeed(key, end, start_revision=start_revision, prev_kv=prev_kv, without=without)
+        return Watch(self._own_worker(), feed, self._timeout_s if timeout_s is None else timeout_s)
+
+    def cache(self, prefix: Key, *, timeout_s: float | None = None) -> Cache:
+        """Return all keys that begin with `prefix`, listed once and then kept up to date in the background."""
+        return Cache(self._own_worker(), prefix, self._timeout_s if timeout_s is None else timeout_s)
 
     @contextlib.contextmanager
     def pipeline(self, *, calls_open_max: int = PIPELINE_CALLS_MAX) -> Iterator["Pipeline"]:

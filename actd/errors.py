@@ -27,6 +27,18 @@ class Unavailable(ActdError):
     """Nobody could serve the call now."""
 
 
+class WatchCompacted(ActdError):
+    """What a watcher has not heard is compacted: read the present and watch from there.
+
+    Attributes:
+        compact_revision: nothing before it can be watched any more.
+    """
+
+    def __init__(self, compact_revision: int) -> None:
+        super().__init__(f"history before revision {compact_revision} is compacted")
+        self.compact_revision = compact_revision
+
+
 class CallTimedOut(Unavailable):
     """No answer came in time: unknown, not failed."""
 

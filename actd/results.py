@@ -1,6 +1,6 @@
 """What calls give back: frozen, typed, with the revision they speak of."""
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -45,6 +45,34 @@ class KeyValue(BaseModel):
     def text(self) -> str:
         """The value as UTF-8 text."""
         return self.value.decode()
+
+
+class WatchEvent(BaseModel):
+    """One change: `kind` is "put" or "delete"; `previous` is the pair it replaced, if that was asked for.
+
+    The pair of a deletion has key and mod revision only.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["put", "delete"] = "put"
+    pair: KeyValue = KeyValue()
+    previous: KeyValue | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The key that changed."""
+        return self.pair.key
+
+    @property
+    def value(self) -> bytes:
+        """Its new value; empty for a deletion."""
+        return self.pair.value
+
+    @property
+    def revision(self) -> int:
+        """When it changed."""
+        return self.pair.mod_revision
 
 
 class PutResult(Result):

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from actd.calls import Call
 from actd.errors import ActdError, CallTimedOut, ClientClosed, ProtocolFault, RequestRefused, Unavailable, error_of
+from actd.streams import ClientStreams
 from protocol import codec
 from protocol.client import (
     CALLS_PER_BATCH_MAX,
@@ -32,6 +33,8 @@ from protocol.client import (
     ClientRefused,
     RepliesTaken,
     ReplyBatch,
+    StreamEnded,
+    StreamMessages,
 )
 from protocol.errors import WIRE_ERRORS, ErrorCode, PeerFault
 from protocol.types import ClusterId
@@ -40,6 +43,8 @@ SILENCE_S: Final = 0.5
 """Silence of a door while calls wait, after which it is asked whether it lives."""
 HELLO_S: Final = 0.5
 """How long a hello may take."""
+STREAM_SILENCE_S: Final = 2.0
+"""The same while streams are open: they may be silent for long, but a dead door must be noticed."""
 IDLE_S: Final = 60.0
 """Silence without calls after which the door is greeted again first: it may have forgotten us."""
 RETRY_S: Final = 0.05
@@ -51,7 +56,7 @@ OPEN_CALLS_SENT_MAX: Final = 8000
 """Calls at the door at once; the rest wait here, so that the door's own limit is never met."""
 OPEN_BYTES_SENT_MAX: Final = 32 * 1024 * 1024
 BATCH_BYTES_MAX: Final = CLIENT_MESSAGE_BYTES_MAX // 2
-REPLY_KINDS: Final = frozenset({"ClientHelloReply", "ClientRefused", "ReplyBatch"})
+REPLY_KINDS: Final = frozenset({"ClientHelloReply", "ClientRefused", "ReplyBatch", "StreamMessages", "StreamEnded"})
 FAR_S: Final = 3600.0
 
 _NOT_SERVED: Final = frozenset(
@@ -124,6 +129,8 @@ class Session:
         self._next_id = 0
         self._bytes_taken = 0
         self._bytes_told = 0
+        self.streams = ClientStreams(self._frame)
+        """Streaming calls; they are opened again at the next door by themselves."""
 
     @property
     def endpoint(self) -> str:
@@ -134,6 +141,11 @@ class Session:
     def calls_open(self) -> int:
         """How many calls have not ended."""
         return len(self._waiting) + len(self._sent) + len(self._later)
+
+    @property
+    def active(self) -> bool:
+        """Whether a door is needed."""
+        return bool(self._waiting or self._sent or self._later or self.streams)
 
     # --- calls -------------------------------------------------------------------------------------
 
@@ -150,6 +162,7 @@ class Session:
         """End every call and the conversation."""
         self.closed = True
         self._end_all(lambda unknown: ClientClosed("the client was closed", outcome_unknown=unknown))
+        self.streams.end_all(lambda: ClientClosed("the client was closed"))
 
     def _end_all(self, make_error: Callable[[bool], ActdError]) -> None:
         """End every call, each with an error of its own that says whether its outcome is known."""
@@ -167,6 +180,7 @@ class Session:
 
     def _give_up_sent(self) -> None:
         """The door will not answer what it was sent: repeat what may be repeated, the rest is unknown."""
+        self.streams.lost()
         lost, self._sent, self._sent_bytes = self._sent, {}, 0
         again: list[OpenCall] = []
         for open_call in lost.values():
@@ -180,6 +194,8 @@ class Session:
 
     def _not_begun(self, call_ids: Iterable[int]) -> None:
         """The door says that it has not touched these calls."""
+        call_ids = list(call_ids)
+        self.streams.lost(call_ids)
         again: list[OpenCall] = []
         for call_id in call_ids:
             open_call = self._take_sent(call_id)
@@ -192,15 +208,17 @@ class Session:
 
     def deadline(self, now: float) -> float:
         """Return when `tick` should be called at the latest."""
-        if not self.calls_open:
+        if not self.active:
             return now + FAR_S
-        due = min([self._next_until, *(at for at, _ in self._later)])
+        due = min([self._next_until, *(at for at, _ in self._later), now + FAR_S])
         if self.greeting is Greeting.NONE:
             return min(due, self._reconnect_at)
         if self.greeting is Greeting.ASKED:
             return min(due, self._hello_until)
         if self.greeting is Greeting.LEAVING:
             return min(due, self._leave_at)
+        if self.streams:
+            due = min(due, self._heard_at + STREAM_SILENCE_S, self.streams.due())
         return min(due, self._heard_at + SILENCE_S) if self._sent else due
 
     def tick(self, now: float) -> None:
@@ -210,7 +228,7 @@ class Session:
             self._later = [(at, open_call) for at, open_call in self._later if at > now]
         if now >= self._next_until:
             self._expire(now)
-        if not self.calls_open:
+        if not self.active:
             return
         if self.greeting is Greeting.ASKED:
             if now >= self._hello_until:
@@ -220,7 +238,8 @@ class Session:
                 self._lose_door(now)
         elif self.greeting is Greeting.DONE:
             silence = now - self._heard_at
-            if silence >= (SILENCE_S if self._sent else IDLE_S):
+            patience = SILENCE_S if self._sent else STREAM_SILENCE_S if self.streams else IDLE_S
+            if silence >= patience:
                 # A hello tells a slow door from a dead one, and one that has forgotten us from one that has not.
                 self._say_hello(now)
         if self.greeting is Greeting.NONE and now >= self._reconnect_at:
@@ -286,8 +305,13 @@ class Session:
             if self._sent_bytes >= OPEN_BYTES_SENT_MAX:
                 break
             self._add_batch(now)
+        self.streams.open_at(self.greeting is Greeting.DONE, now, self._make_id)
         frames, self._frames = self._frames, []
         return frames
+
+    def _make_id(self) -> int:
+        self._next_id += 1
+        return self._next_id
 
     @property
     def _sent_max(self) -> int:
@@ -347,6 +371,19 @@ class Session:
             self._on_hello_reply(message, now)
         elif isinstance(message, ClientRefused):
             self._on_refused(message, now)
+        elif isinstance(message, StreamMessages):
+            self._served_at = now
+            self.streams.on_messages(message.call_id, message.messages)
+            self._count_taken(len(frame))
+        elif isinstance(message, StreamEnded):
+            self._on_stream_ended(message, len(frame), now)
+
+    def _on_stream_ended(self, message: StreamEnded, frame_bytes: int, now: float) -> None:
+        self._count_taken(frame_bytes)
+        error = error_of(message.code, message.text) if message.code else None
+        self.streams.on_end(message.call_id, error, now + RETRY_S)
+        if message.code in _NOT_SERVED and self.greeting is Greeting.DONE and len(self.endpoints) > 1:
+            self._leave(now, LEAVE_S)
 
     def _on_hello_reply(self, hello: ClientHelloReply, now: float) -> None:
         if self.hello is None or self.hello.conversation != hello.conversation:
@@ -384,6 +421,8 @@ class Session:
             self._refusals = {}
             kind, text, retryable = type(error), str(error), error.retryable
             self._end_all(lambda unknown: kind(text, retryable=retryable, outcome_unknown=unknown))
+            if not retryable:
+                self.streams.end_all(lambda: kind(text))
         self._lose_door(now, RETRY_S)
 
     def _on_replies(self, message: ReplyBatch, frame_bytes: int, now: float) -> None:
@@ -391,6 +430,9 @@ class Session:
             open_call = self._take_sent(call_id)
             if open_call is not None:
                 self._on_reply(open_call, code, body, now)
+        self._count_taken(frame_bytes)
+
+    def _count_taken(self, frame_bytes: int) -> None:
         self._bytes_taken += frame_bytes
         if self._bytes_taken - self._bytes_told >= TAKEN_STEP_BYTES:
             self._bytes_told = self._bytes_taken

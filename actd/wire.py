@@ -102,6 +102,19 @@ TXN: Final[Spec] = {
     3: Field("responses", "message", repeated=True, inner=RESPONSE_OPERATION),
 }
 RESPONSE_OPERATION[4] = Field("txn", "message", inner=TXN)
+WATCH_EVENT: Final[Spec] = {
+    1: Field("kind", "int"),
+    2: Field("pair", "message", inner=KEY_VALUE),
+    3: Field("previous", "message", inner=KEY_VALUE),
+}
+WATCH: Final[Spec] = {
+    1: _HEADER_FIELD,
+    3: Field("created", "bool"),
+    4: Field("canceled", "bool"),
+    5: Field("compact_revision", "int"),
+    6: Field("cancel_reason", "text"),
+    11: Field("events", "message", repeated=True, inner=WATCH_EVENT),
+}
 COMPACT: Final[Spec] = {1: _HEADER_FIELD}
 STATUS: Final[Spec] = {
     1: Field("header", "message", inner=STATUS_HEADER),

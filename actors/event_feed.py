@@ -106,7 +106,7 @@ class EventFeed:
     def _applied(self, after: int, through: int, records: list[bytes], previous: list[bytes]) -> EventsApplied:
         self._unpaid += sum(map(len, records)) + sum(map(len, previous))
         self._through = through
-        return EventsApplied.model_construct(
+        return EventsApplied.make(
             session=self._session,
             after=Revision(after),
             through=Revision(through),
@@ -178,7 +178,7 @@ class EventFeed:
 def _read(
     asked: ReadEvents, records: list[bytes], previous: list[bytes], next_main: int, next_sub: int, compacted: int
 ) -> EventsRead:
-    return EventsRead.model_construct(
+    return EventsRead.make(
         sequence=asked.sequence,
         records=tuple(records),
         previous=tuple(previous),

@@ -10,6 +10,7 @@ frame waiting; a client that is gone is forgotten with its calls; no turn takes 
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import structlog
@@ -19,6 +20,7 @@ from actors.metrics import ActorMetrics
 from gateway.calls import Body, whole
 from gateway.loop import SLICE_MS_MAX, GatewayLoop
 from gateway.methods import METHODS_BY_NUMBER
+from gateway.zmq_streams import ClientStreams, ended
 from protocol import codec
 from protocol.client import (
     CALLS_PER_BATCH_MAX,
@@ -31,8 +33,11 @@ from protocol.client import (
     ClientHello,
     ClientHelloReply,
     ClientRefused,
+    OpenStream,
     RepliesTaken,
     ReplyBatch,
+    SendToStream,
+    StreamTaken,
 )
 from protocol.config import ClusterConfig
 from protocol.errors import WIRE_ERRORS, ErrorCode, PeerFault
@@ -56,7 +61,9 @@ SEND_QUEUE_MESSAGES_MAX: Final = 1000
 LINGER_ON_STOP_MS: Final = 200
 HEARTBEAT_MS: Final = 10_000
 HEARTBEAT_TIMEOUT_MS: Final = 30_000
-FROM_CLIENTS: Final = frozenset({"ClientHello", "CallBatch", "CancelCalls", "RepliesTaken"})
+FROM_CLIENTS: Final = frozenset(
+    {"ClientHello", "CallBatch", "CancelCalls", "RepliesTaken", "OpenStream", "SendToStream", "StreamTaken"}
+)
 
 _TEXTS: Final[dict[int, bytes]] = {int(code): error.text.encode() for code, error in WIRE_ERRORS.items()}
 _SIZE_BITS: Final = 32
@@ -66,9 +73,22 @@ _SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
 class _Client:
     """One greeted client."""
 
-    __slots__ = ("bytes_open", "bytes_sent", "bytes_taken", "calls", "conversation", "heard_at", "replies", "route")
+    __slots__ = (
+        "bytes_open",
+        "bytes_sent",
+        "bytes_taken",
+        "calls",
+        "conversation",
+        "frames",
+        "heard_at",
+        "replies",
+        "route",
+        "streams",
+    )
 
-    def __init__(self, route: bytes, conversation: int, heard_at: float) -> None:
+    def __init__(
+        self, route: bytes, conversation: int, heard_at: float, streams: Callable[["_Client"], ClientStreams]
+    ) -> None:
         self.route = route
         self.conversation = conversation
         self.calls: dict[int, int] = {}
@@ -78,6 +98,9 @@ class _Client:
         self.bytes_sent = 0
         self.bytes_taken = 0
         self.heard_at = heard_at
+        self.frames: list[bytes] = []
+        """What streams have to say, behind the replies of the turn."""
+        self.streams = streams(self)
 
     @property
     def unread(self) -> int:
@@ -124,7 +147,7 @@ class ZmqDoor:
     @property
     def idle(self) -> bool:
         """Whether nobody waits for anything."""
-        return not any(client.calls or client.replies for client in self._clients.values())
+        return not any(client.calls or client.replies or client.frames for client in self._clients.values())
 
     @property
     def clients(self) -> int:
@@ -171,9 +194,14 @@ class ZmqDoor:
         dirty, self._dirty = self._dirty, []
         for client in dirty:
             replies, client.replies = client.replies, []
+            frames, client.frames = client.frames, []
             for part in _frames(replies):
-                if not self._send_replies(client, part):
+                if not self._send_counted(client, codec.encode(ReplyBatch.make(replies=tuple(part)))):
                     break
+            else:
+                for frame in frames:
+                    if not self._send_counted(client, frame):
+                        break
         self._plan_if_readable()
 
     # --- receiving ---------------------------------------------------------------------------------
@@ -234,6 +262,12 @@ class ZmqDoor:
             self._cancel(client, message)
         elif isinstance(message, RepliesTaken):
             self._note_taken(client, message.bytes_taken, now)
+        elif isinstance(message, SendToStream):
+            client.streams.hear(message)
+        elif isinstance(message, OpenStream):
+            self._open_stream(client, message)
+        elif isinstance(message, StreamTaken) and not client.streams.take(message):
+            self._fault(route, f"{message.bytes_taken} bytes taken of stream {message.call_id}", now)
 
     def _greet(self, route: bytes, hello: ClientHello, now: float) -> None:
         identity = self._identity
@@ -253,7 +287,9 @@ class ZmqDoor:
                 self._refuse(route, "too_many_clients", f"{CLIENTS_MAX} clients are here already")
                 return
             self._conversations += 1
-            client = self._clients[route] = _Client(route, identity.incarnation << 32 | self._conversations, now)
+            client = self._clients[route] = _Client(
+                route, identity.incarnation << 32 | self._conversations, now, self._streams_of
+            )
         client.heard_at = now
         self._send(
             route,
@@ -289,12 +325,21 @@ class ZmqDoor:
                 client.bytes_open += size
                 calls[call_id] = submit(method, body, deadline, self._answerer(client, call_id)) << _SIZE_BITS | size
 
+    def _open_stream(self, client: _Client, message: OpenStream) -> None:
+        if self._draining:
+            self._refuse(client.route, "stopping", "this node is being stopped", message)
+        elif message.call_id in client.calls:
+            self._say(client, ended(message.call_id, ErrorCode.TOO_MANY_REQUESTS))
+        else:
+            client.streams.start(message, CALLS_OPEN_MAX - len(client.calls))
+
     def _cancel(self, client: _Client, message: CancelCalls) -> None:
         for call_id in message.call_ids:
             packed = client.calls.pop(call_id, None)
             if packed is not None:
                 client.bytes_open -= packed & _SIZE_MASK
                 self._loop.cancel(packed >> _SIZE_BITS)
+        client.streams.cancel(message.call_ids)
 
     def _note_taken(self, client: _Client, bytes_taken: int, now: float) -> None:
         if not client.bytes_taken <= bytes_taken <= client.bytes_sent:
@@ -312,7 +357,11 @@ class ZmqDoor:
         self._refuse(route, "malformed", reason)
 
     def _refuse(self, route: bytes, code: str, reason: str, refused: Message | None = None) -> None:
-        call_ids = tuple(call[0] for call in refused.calls) if isinstance(refused, CallBatch) else ()
+        call_ids: tuple[int, ...] = ()
+        if isinstance(refused, CallBatch):
+            call_ids = tuple(call[0] for call in refused.calls)
+        elif isinstance(refused, OpenStream):
+            call_ids = (refused.call_id,)
         self._send(route, ClientRefused(code=code, reason=reason, call_ids=call_ids))
 
     # --- answering ---------------------------------------------------------------------------------
@@ -327,23 +376,34 @@ class ZmqDoor:
         return on_answer
 
     def _reply(self, client: _Client, call_id: int, code: int, body: bytes) -> None:
-        if not client.replies:
-            if not self._dirty:
-                self._loop.mark_dirty(self)
-            self._dirty.append(client)
+        self._mark(client)
         if code:
             body = _TEXTS[code]
         elif len(body) > ANSWER_BYTES_MAX:
             code, body = ErrorCode.RESPONSE_TOO_LARGE, _TEXTS[ErrorCode.RESPONSE_TOO_LARGE]
         client.replies.append((call_id, code, body))
 
-    def _send_replies(self, client: _Client, replies: list[tuple[int, int, bytes]]) -> bool:
-        """Send a frame of answers; False if the client was cut off instead."""
+    def _streams_of(self, client: _Client) -> ClientStreams:
+        return ClientStreams(self._loop, partial(self._say, client))
+
+    def _mark(self, client: _Client) -> None:
+        """Have what is queued for a client sent at the end of the turn."""
+        if not client.replies and not client.frames:
+            if not self._dirty:
+                self._loop.mark_dirty(self)
+            self._dirty.append(client)
+
+    def _say(self, client: _Client, frame: bytes) -> None:
+        """Queue a frame of a stream."""
+        self._mark(client)
+        client.frames.append(frame)
+
+    def _send_counted(self, client: _Client, frame: bytes) -> bool:
+        """Send a frame that the client must say to have taken; False if it was cut off instead."""
         crowded = self._held > self._config.limits.pending_bytes_max and client.held > 0
         if client.unread > UNREAD_BYTES_MAX or crowded:
             self._cut_off(client.route)
             return False
-        frame = codec.encode(ReplyBatch.make(replies=tuple(replies)))
         held = client.held
         client.bytes_sent += len(frame)
         self._held += client.held - held
@@ -381,13 +441,15 @@ class ZmqDoor:
                 self._loop.cancel(packed >> _SIZE_BITS)
             client.calls.clear()
             client.replies.clear()
+            client.streams.cancel(list(client.streams.open))
+            client.frames.clear()
 
     def _forget_silent(self) -> None:
         now = time.monotonic()
         silent = [
             route
             for route, client in self._clients.items()
-            if not client.calls and now - client.heard_at > SILENT_CLIENT_S
+            if not client.calls and not client.streams.open and now - client.heard_at > SILENT_CLIENT_S
         ]
         for route in silent:
             self._forget(route)

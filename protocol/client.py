@@ -15,6 +15,8 @@ CLIENT_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
 """Largest frame a door accepts; a client splits its batches below it."""
 UNREAD_BYTES_MAX: Final = 32 * 1024 * 1024
 """Bytes of answers a door sends ahead of what the client has said it took; over it the client is cut off."""
+STREAM_TAKEN_STEP_BYTES: Final = 128 * 1024
+"""A client says what was taken of a stream at the latest each time it is so many bytes more."""
 TAKEN_STEP_BYTES: Final = 1024 * 1024
 """A client says what it took at the latest each time it is so many bytes more."""
 
@@ -84,7 +86,9 @@ class CancelCalls(ClientMessage):
 
 
 class RepliesTaken(ClientMessage):
-    """The client has taken in `bytes_taken` bytes of `ReplyBatch` frames since the conversation began."""
+    """The client has taken in `bytes_taken` bytes of `ReplyBatch` and `StreamMessages` frames since the conversation
+    began.
+    """
 
     bytes_taken: int
 
@@ -93,3 +97,45 @@ class ReplyBatch(DoorMessage):
     """Answers, each `(call id, code, body)`: with code 0 the protobuf response, else the error's text in UTF-8."""
 
     replies: tuple[tuple[int, int, bytes], ...]
+
+
+class OpenStream(ClientMessage):
+    """Opens a streaming call and says the first things on it. `call_id` is one of the client's call ids.
+
+    `require_leader`: end it rather than let it wait on a member that knows no leader.
+    """
+
+    call_id: int
+    method: int
+    require_leader: bool
+    messages: tuple[bytes, ...]
+
+
+class SendToStream(ClientMessage):
+    """Says more on a stream; with `ended` it was the last."""
+
+    call_id: int
+    messages: tuple[bytes, ...]
+    ended: bool
+
+
+class StreamTaken(ClientMessage):
+    """Whoever reads the stream has taken `bytes_taken` bytes of its messages since it was opened."""
+
+    call_id: int
+    bytes_taken: int
+
+
+class StreamMessages(DoorMessage):
+    """Messages of a stream, in order, each the protobuf response."""
+
+    call_id: int
+    messages: tuple[bytes, ...]
+
+
+class StreamEnded(DoorMessage):
+    """A stream is over, behind all its messages; with a code other than 0, `text` says why."""
+
+    call_id: int
+    code: int
+    text: str

@@ -17,6 +17,7 @@ from clusters import free_ports, wait_until
 
 from actors.actor import Source
 from actors.effects import Effect, Send
+from actors.event_feed import EventFeed
 from gateway.core import GatewayCore
 from gateway.loop import GatewayLoop
 from gateway.methods import Method
@@ -52,6 +53,8 @@ class SoloCore(GatewayCore):
         """The methods of all calls that came."""
         self.cancelled = 0
         self._store = store
+        self._feed = EventFeed()
+        self._feed.attach(store)
         self._held: list[Message] = []
         view = local.MemberView(
             member=identity.member, name=identity.name, peer_urls=(), client_urls=(), is_learner=False
@@ -89,6 +92,28 @@ class SoloCore(GatewayCore):
                 self._apply(message, now)
             elif isinstance(message, local.RequestReads | local.ServeReads):
                 self._read(message, now)
+            else:
+                self._feed_events(message, now)
+        for event in self._feed.publish(self._store):
+            self.handle(event, Source("applier"), now)
+        while requests := self.watches.take():
+            for request in requests:
+                self._feed_events(request, now)
+
+    def _feed_events(self, message: Message, now: Millis) -> None:
+        """Do what the applier does for watches."""
+        store = self._store
+        answers: list[local.LocalMessage] = []
+        if isinstance(message, local.FollowEvents):
+            answers = self._feed.follow(message, store)
+        elif isinstance(message, local.UnfollowEvents):
+            self._feed.unfollow(message.session, store)
+        elif isinstance(message, local.EventsTaken):
+            self._feed.taken(message.session, message.size)
+        elif isinstance(message, local.ReadEvents):
+            answers = [self._feed.read(message, store)]
+        for answer in answers:
+            self.handle(answer, Source("applier"), now)
 
     def _apply(self, message: local.ProposeBatch, now: Millis) -> None:
         store = self._store
