@@ -208,8 +208,9 @@ class PersistedIsRecovered:
 class ApplyWhatIsDurable:
     """Entries are applied in order, durable in the node's own log, and on a majority the first time."""
 
-    def __init__(self, logs: dict[str, NodeLogs], committed: CommittedLog) -> None:
+    def __init__(self, logs: dict[str, NodeLogs], aside: dict[str, NodeLogs], committed: CommittedLog) -> None:
         self._logs = logs
+        self._aside = aside
         self._committed = committed
         self._next: dict[str, int] = {}
 
@@ -235,7 +236,8 @@ class ApplyWhatIsDurable:
                 self._check_majority(process, entry)
 
     def _check_majority(self, process: "Process", entry: Entry) -> None:
-        holders = sum(logs.durable.holds(entry.index, entry.term) for logs in self._logs.values())
+        counted = {**self._logs, **self._aside}
+        holders = sum(logs.durable.holds(entry.index, entry.term) for logs in counted.values())
         if 2 * holders <= len(self._logs):
             text = f"{process!r} applies {_short(entry)}, durable on {holders} of {len(self._logs)}"
             raise SimulationFailed("committed is on a majority", text)
@@ -270,7 +272,8 @@ class Checkers:
         self._elections = ElectionSafety()
         self._votes = OneVote()
         self._recovery = PersistedIsRecovered(self.logs)
-        self._applies = ApplyWhatIsDurable(self.logs, self.committed)
+        self._aside: dict[str, NodeLogs] = {}
+        self._applies = ApplyWhatIsDurable(self.logs, self._aside, self.committed)
         terms, matching = TermsGrow(self.logs), LogMatching(self.logs)
         stay = CommittedStay(self.logs, self.committed)
         complete = LeaderCompleteness(self.logs, self.committed)
@@ -290,6 +293,15 @@ class Checkers:
             SnapshotInstalled: (lambda process, message: self._applies.on_store(process, message.index),),
             LeadershipChanged: (self._elections.on_leadership, complete.on_leadership),
         }
+
+    def set_aside(self, node: str) -> None:
+        """A node goes on with an empty disk: its own log still counts for majorities, and is expected back."""
+        self._aside[node] = self.logs[node]
+        self.logs[node] = NodeLogs()
+
+    def bring_back(self, node: str) -> None:
+        """The node has its own disk again."""
+        self.logs[node] = self._aside.pop(node)
 
     def on_send(self, process: "Process", to: str, message: Message) -> None:
         """Look at a local message as it leaves."""

@@ -53,6 +53,7 @@ class FaultInjector:
             "disk_full": self._disk_full,
             "wal_rot": lambda: self._rot("wal"),
             "store_rot": lambda: self._rot("store"),
+            "impostor": self._impostor,
             "clock_jump": self._clock_jump,
             "clock_skew": self._clock_skew,
             "clock_stall": self._clock_stall,
@@ -167,6 +168,25 @@ class FaultInjector:
         node = self._some_node()
         self._cut_power(node)
         node.let_rot(where)
+
+    def _impostor(self) -> None:
+        """A member starts with an empty disk, as after a mistake of its operator; later its own is found again.
+
+        Nobody can tell before the cluster has written down which data directory the member speaks from; and against a
+        majority of such members nothing helps.
+        """
+        node = self._some_node()
+        taken = any(each.kept is not None for each in self.world.nodes)
+        if taken or len(self.world.nodes) < 3 or not self.world.store_is_known(node):
+            return
+        self.world.counts["impostors"] += 1
+        self._cut_power(node)
+        node.put_empty_disk()
+        self._later(self._duration(8.0), lambda: self._end_impostor(node))
+
+    def _end_impostor(self, node: "SimNode") -> None:
+        self._cut_power(node)
+        node.put_own_disk()
 
     def _clock_jump(self) -> None:
         """The clock leaps ahead, as after a machine was suspended."""

@@ -15,6 +15,7 @@ from protocol.codec import decode, encode
 from protocol.identity import FoundingMember, NodeIdentity
 from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequested, StopActor
 from protocol.types import Incarnation, MemberId, Millis, StoreId
+from sim.disk import SimDisk
 from sim.faulty_disk import FaultyDisk
 from sim.process import Parcel, Process
 from sim.rot import Rot, rot_log, rot_store
@@ -47,6 +48,8 @@ class SimNode:
         self.powered = False
         self.rot: Rot | None = None
         """A bit of the disk that rotted while the machine was off; whoever reads it must notice."""
+        self.kept: tuple[SimDisk, StoreId] | None = None
+        """The member's own disk and store id while an empty disk stands in its place."""
         self.lives = 0
         self._stopping: list[tuple[str, ...]] = []
         self._incarnation = 0
@@ -92,7 +95,7 @@ class SimNode:
 
     def let_rot(self, where: str) -> None:
         """Let a bit of the log or of the store rot, if the machine is off and there is something to rot."""
-        if self.powered or self.rot is not None:
+        if self.powered or self.rot is not None or self.kept is not None:
             return
         self.rot = rot_log(self.disk, self.rng) if where == "wal" else rot_store(self.disk, self.rng)
         if self.rot is not None:
@@ -106,8 +109,32 @@ class SimNode:
             return True
         return self.disk_port.failed
 
+    def put_empty_disk(self) -> None:
+        """Take the disk out and put an empty one in: what boots next speaks in the member's name without its memory."""
+        assert not self.powered, f"{self.name} is on"
+        assert self.kept is None, f"{self.name} has an empty disk already"
+        self._repair_rot()
+        self.kept = (self.disk, self.store)
+        self.disk = self.world.parts.make_disk(random.Random(self.rng.getrandbits(64)))
+        self.store = StoreId(self.rng.getrandbits(63))
+        self.world.logs.set_aside(self.name)
+        self.world.note(self.name, "disk", "empty")
+
+    def put_own_disk(self) -> None:
+        """Put the member's own disk back."""
+        assert not self.powered, f"{self.name} is on"
+        if self.kept is not None:
+            self.disk, self.store = self.kept
+            self.kept = None
+            self.world.logs.bring_back(self.name)
+            self.world.note(self.name, "disk", "own")
+
     def mend(self) -> None:
-        """Make the machine sound: room on the disk, no rot, no fuse, a clock that only drifts."""
+        """Make the machine sound: its own disk with room, no rot, no fuse, a clock that only drifts."""
+        if self.kept is not None:
+            if self.powered:
+                self.lose_power("empty_disk")
+            self.put_own_disk()
         self.disk.capacity_bytes = None
         self.disk_port.mend()
         if not self.powered:

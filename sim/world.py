@@ -16,7 +16,8 @@ from protocol.config import ClusterConfig
 from protocol.identity import FoundingMember
 from protocol.local import LeadershipChanged, LogRecovered, StoreOpened
 from protocol.message import Message
-from protocol.types import NOBODY, MemberId
+from protocol.types import NOBODY, EntryKind, MemberId
+from raft.configuration import Configuration
 from sim.checkers import Checkers, SameState
 from sim.clients import History, SimClient
 from sim.faults import FaultInjector
@@ -189,6 +190,15 @@ class World:
             self._leader = (message.term, message.leader)
             self.counts["leaders"] += 1
             self.note(process.node.name, "raft", f"leads:{message.term}")
+
+    def store_is_known(self, node: SimNode) -> bool:
+        """Whether every member's log says which data directory `node` speaks from."""
+        for entry in self.logs.committed.entries.values():
+            if entry.kind == EntryKind.CONFIGURATION:
+                record = Configuration.decode(entry.data).members.get(node.member)
+                if record is not None and record.store == node.store:
+                    return all(logs.durable.holds(entry.index, entry.term) for logs in self.logs.logs.values())
+        return False
 
     def leader(self) -> SimNode | None:
         """The node that was last seen to become leader, if it is on."""

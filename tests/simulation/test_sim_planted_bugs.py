@@ -8,6 +8,7 @@ import pytest
 from actors.actor import Actor
 from actors.applier import ApplierActor
 from actors.effects import Effect, Send
+from actors.raft import RaftActor
 from actors.wal import WalActor
 from gateway.core import GatewayCore
 from protocol.errors import ErrorCode
@@ -242,3 +243,18 @@ class _LeavesCallsOpen(ProductionParts):
 def test_a_call_left_in_silence_is_noticed() -> None:
     """Who never answers is found out, not waited for."""
     assert _caught(_LeavesCallsOpen(CONFIG), PARTITIONS) == {"every call is answered"}
+
+
+IMPOSTORS = Options(nodes=3, ticks=80, faults=frozenset({"impostor", "partition", "leader_cut"}))
+IMPOSTOR_SEEDS = range(20, 40)
+"""Seeds in which somebody would have to believe the empty directory for harm to come of it: one in twenty."""
+
+
+def test_a_wiped_directory_that_is_believed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that votes and acknowledges from an empty directory loses what its own one had promised."""
+    honest = run_seed(23, IMPOSTORS)
+    assert honest.failure is None, str(honest.failure)
+    monkeypatch.setattr(RaftActor, "_store_trusted", lambda *_arguments: True)
+    failures = (run_seed(seed, IMPOSTORS).failure for seed in (23, *IMPOSTOR_SEEDS))
+    broken = next((failure.rule for failure in failures if failure is not None), None)
+    assert broken in {"committed is on a majority", "state machine safety", "election safety", "leader completeness"}
