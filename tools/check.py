@@ -24,7 +24,8 @@ QUICK = (
 FULL = (
     ("chaos, every scenario", ["pytest", "-n", "auto", "-q", "-m", "chaos"]),
     ("long tests", ["pytest", "-m", "long", "-q"]),
-    ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..1999", "--jobs", "2"]),
+    ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..2000", "--jobs", "2"]),
+    ("memberships, 2,000 seeds", ["tools.simulate", "--core", "--seeds", "0..2000", "--jobs", "2"]),
     ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),
 )
