@@ -4,6 +4,7 @@ Owns the command line and the tables; the runs are `sim.run`'s. Every failure pr
 """
 
 import gc
+import math
 import os
 import queue
 import subprocess
@@ -37,6 +38,7 @@ def main(
     seed: Annotated[int | None, typer.Option(help="Run this one seed and print its digest.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Run a range of seeds, FIRST..LAST, both included.")] = None,
     jobs: Annotated[int, typer.Option(help="Processes to use for a range.")] = os.cpu_count() or 1,
+    seconds: Annotated[float | None, typer.Option(help="Begin no seed of a range after so much time.")] = None,
     nodes: Annotated[int | None, typer.Option(help="Nodes in the cluster; default: the seed decides.")] = None,
     clients: Annotated[int | None, typer.Option(help="Clients at most; default: the seed decides.")] = None,
     ticks: Annotated[int, typer.Option(help="Length of the fault phase in tenths of an election timeout.")] = TICKS,
@@ -72,7 +74,8 @@ def main(
         reports = [_timed(seed, options, show)]
         _print_settings(console, reports[0])
     else:
-        reports = _run_range(console, _parse_range(seeds or ""), options, jobs)
+        until = math.inf if seconds is None else time.monotonic() + seconds
+        reports = _run_range(console, _parse_range(seeds or ""), options, jobs, until)
     _print_summary(console, reports, time.perf_counter() - began)
     failed = [report for report in reports if report.failure is not None]
     for report in failed[:FAILURES_SHOWN_MAX]:
@@ -101,23 +104,30 @@ def _parse_range(text: str) -> range:
     return range(int(first), int(last) + 1)
 
 
-def _run_range(console: Console, seeds: range, options: Options, jobs: int) -> list[Report]:
-    """Run a range on several processes with a bar that moves; return the reports in the order of the seeds."""
+def _run_range(console: Console, seeds: range, options: Options, jobs: int, until: float) -> list[Report]:
+    """Run a range on several processes with a bar that moves; return the reports in the order of the seeds.
+
+    No seed is begun once the monotonic clock has passed `until`.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     todo: queue.SimpleQueue[int] = queue.SimpleQueue()
-    done: queue.SimpleQueue[Report | BaseException] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Report | BaseException | None] = queue.SimpleQueue()
     for seed in seeds:
         todo.put(seed)
-    for _ in range(min(jobs, len(seeds))):
-        threading.Thread(target=_drive_worker, args=(todo, done, options), daemon=True).start()
+    working = min(jobs, len(seeds))
+    for _ in range(working):
+        threading.Thread(target=_drive_worker, args=(todo, done, options, until), daemon=True).start()
     reports: list[Report] = []
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("seeds", total=len(seeds))
         failures = 0
-        while len(reports) < len(seeds):
+        while working:
             report = done.get()
             if isinstance(report, BaseException):
                 raise report
+            if report is None:
+                working -= 1
+                continue
             reports.append(report)
             failures += report.failure is not None
             progress.update(task, advance=1, description=f"seeds ({failures} failed)" if failures else "seeds")
@@ -125,24 +135,28 @@ def _run_range(console: Console, seeds: range, options: Options, jobs: int) -> l
 
 
 def _drive_worker(
-    todo: "queue.SimpleQueue[int]", done: "queue.SimpleQueue[Report | BaseException]", options: Options
+    todo: "queue.SimpleQueue[int]",
+    done: "queue.SimpleQueue[Report | BaseException | None]",
+    options: Options,
+    until: float,
 ) -> None:
-    """Feed one worker process seed after seed until none is left."""
+    """Feed one worker process seed after seed until none is left, or no time; None says that it is done."""
     command = [sys.executable, "-m", "tools.simulate", "--worker", *_flags(options)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as worker:
         assert worker.stdin is not None, "the worker reads seeds from a pipe"
         assert worker.stdout is not None, "the worker writes reports to a pipe"
-        while not todo.empty():
+        while time.monotonic() < until:
             try:
                 seed = todo.get_nowait()
             except queue.Empty:
-                return
+                break
             print(seed, file=worker.stdin, flush=True)
             line = worker.stdout.readline()
             if not line:
                 done.put(RuntimeError(f"the worker died on seed {seed}; replay: {_command(seed, options)}"))
                 return
             done.put(Report.from_json(line))
+    done.put(None)
 
 
 def _work(options: Options) -> None:
