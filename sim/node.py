@@ -17,7 +17,7 @@ from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequest
 from protocol.types import Incarnation, MemberId, Millis, StoreId
 from sim.disk import SimDisk
 from sim.faulty_disk import FaultyDisk
-from sim.process import Parcel, Process
+from sim.process import HELPERS, Parcel, Process
 from sim.rot import Rot, rot_log, rot_store
 from sim.trouble import SimulationFailed
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 GROUP: Final = ("wal", "applier", "raft")
 """The actors that live and die together, in the order in which they are started: raft speaks first, to both others."""
-STOP_ORDER: Final = (("gateway", "snapshot_sender", "snapshot_receiver"), ("raft",), ("wal", "applier"))
+STOP_ORDER: Final = (("gateway", *HELPERS), ("raft",), ("wal", "applier"))
 """Doors first, then consensus, then what it writes to."""
 BACKOFF_US_MAX: Final = 200_000
 """The longest a supervisor waits before it starts a dead group again."""
@@ -279,7 +279,7 @@ class SimNode:
 
     def kill_helpers(self) -> None:
         """Kill whatever snapshot helpers run."""
-        for name in ("snapshot_sender", "snapshot_receiver"):
+        for name in HELPERS:
             if name in self.processes:
                 self._end_helper(self.processes[name], "killed by signal 9", clean=False)
 

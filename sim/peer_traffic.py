@@ -15,15 +15,13 @@ from protocol.codec import decode, encode
 from protocol.errors import PeerFault
 from protocol.local import EntriesPersisted, StopActor
 from protocol.peer import PEER_WIRE_VERSION, Heartbeat, PeerHeader, PeerRefused, SnapshotChunk, refusal
-from protocol.types import ClusterId, Incarnation, Index, LogPosition, MemberId, StoreId, Term
-from sim.process import Parcel, Process
+from protocol.types import ClusterId, Incarnation, Index, LogPosition, MemberId, Term
+from sim.process import HELPERS, Parcel, Process
 
 if TYPE_CHECKING:
     from sim.node import SimNode
     from sim.world import World
 
-HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
-"""The only actors, beside raft, that peers may speak to."""
 REFUSAL_INTERVAL_US: Final = 5_000_000
 """A flood of wrong frames makes no flood of answers."""
 
@@ -157,9 +155,11 @@ class PeerTraffic:
             harmful.replace(b"commit", b"cOmmit"),
             rng.randbytes(rng.randrange(100)),
         )
-        shape = rng.randrange(11)
+        shape = rng.randrange(12)
         if shape < len(heads):
             return heads[shape].pack(), harmful
         if shape < 10:
-            return right._replace(store=StoreId(sender.store)).pack(), bodies[shape - len(heads)]
+            return right.pack(), bodies[shape - len(heads)]
+        if shape == 10:
+            return right._replace(actor=rng.choice(HELPERS)).pack(), rng.randbytes(20)
         return rng.randbytes(rng.randrange(90)), harmful

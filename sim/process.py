@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from sim.clients import Call
     from sim.node import SimNode
 
+HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
+"""Short-lived actors, and the only ones, beside raft, that peers may speak to."""
 TURN_US: Final = {"gateway": 60, "raft": 50, "wal": 40, "applier": 80}
 """Mean length of a turn, without what the disk takes."""
 LOCAL_DELAY_US_MAX: Final = 80
@@ -184,8 +186,10 @@ class Process:
                 node.submit(parcel.call, now)
                 continue
             source = parcel.source
-            message = decode(parcel.body) if source.member == NOBODY else self._decode_peer(parcel)
+            message = self._decode(parcel)
             if message is None:
+                if source.member == NOBODY:
+                    return [Halt("a peer's frame that was relayed is no message", failed=True)]
                 continue
             if isinstance(message, ActorStarted):
                 self._connect(message, effects)
@@ -199,11 +203,17 @@ class Process:
             effects += actor.wake(now)
         return effects if _halts(effects) else effects + actor.end_turn(now)
 
-    def _decode_peer(self, parcel: Parcel) -> Message | None:
-        """Decode what another node says; what is no peer's message is dropped and counted, as the shell does."""
+    def _decode(self, parcel: Parcel) -> Message | None:
+        """Decode what is said, as the shell does: nonsense from a peer is dropped, and ends a helper it was relayed to.
+
+        Siblings speak no nonsense: if one does, that is a bug, and raised.
+        """
+        foreign = parcel.source.member != NOBODY
         try:
-            return decode(parcel.body, PEER_KINDS)
+            return decode(parcel.body, PEER_KINDS) if foreign else decode(parcel.body)
         except PeerFault:
+            if not foreign and self.name not in HELPERS:
+                raise
             self.world.counts["frame_faults"] += 1
             return None
 
