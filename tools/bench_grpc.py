@@ -43,8 +43,11 @@ def opening() -> bytes:
     return PREFACE + frame(SETTINGS, 0, 0, settings) + frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", WINDOW_BYTES))
 
 
-def head(path: str) -> bytes:
-    """Return a header block that needs no dynamic table."""
+def heads(path: str) -> tuple[bytes, bytes]:
+    """Return the header block of a connection's first call, and that of every later one.
+
+    As gRPC's own clients make them: the first puts its fields into the dynamic table, the later ones refer to them.
+    """
     fields = [
         (":method", "POST"),
         (":scheme", "http"),
@@ -54,8 +57,7 @@ def head(path: str) -> bytes:
         ("te", "trailers"),
     ]
     encoder = Encoder()
-    encoder.header_table_size = 0
-    return bytes(encoder.encode(fields))
+    return bytes(encoder.encode(fields)), bytes(encoder.encode(fields))
 
 
 def call(stream: int, block: bytes, body: bytes) -> bytes:
@@ -90,7 +92,7 @@ def unary(address: str, path: str, body: bytes, timeout_s: float = 5.0) -> bytes
     decoder = Decoder()
     message = b""
     with socket.create_connection((host, int(port)), timeout_s) as connection:
-        connection.sendall(opening() + call(1, head(path), body))
+        connection.sendall(opening() + call(1, heads(path)[0], body))
         data = bytearray()
         while True:
             chunk = connection.recv(1 << 16)
@@ -122,7 +124,7 @@ class Connection(asyncio.Protocol):
     """One connection that keeps a number of calls in flight."""
 
     def __init__(self, path: str, bodies: list[bytes], first: int, inflight: int, total: int) -> None:
-        self._block = head(path)
+        self._block, self._later_block = heads(path)
         self._bodies = bodies
         self._first = first
         self._inflight = inflight
@@ -149,6 +151,7 @@ class Connection(asyncio.Protocol):
             body = self._bodies[(self._first + self._next // 2) % len(self._bodies)]
             calls.append(call(self._next, self._block, body))
             self._started[self._next] = now
+            self._block = self._later_block
             self._next += 2
             self._left -= 1
         return calls

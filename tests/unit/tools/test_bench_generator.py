@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvloop
+from hpack import Decoder
 
 sys.path.append(str(Path(__file__).parents[1] / "gateway"))
 from echo_door import echo_door
@@ -126,3 +127,13 @@ def test_the_same_keys_every_time() -> None:
     keys = bench_grpc.sequence_of_keys(500, 100_000)
     assert keys == bench_grpc.sequence_of_keys(1000, 100_000)[:500]
     assert len(set(keys)) > 450
+
+
+def test_header_blocks_are_those_of_a_usual_client() -> None:
+    """The first call fills the dynamic table, every later one refers to it: a block that a server may remember."""
+    first, later = bench_grpc.heads(PUT_PATH)
+    decoder = Decoder()
+    fields = decoder.decode(first)
+    assert (":path", PUT_PATH) in [tuple(field) for field in fields]
+    assert len(later) == len(fields)
+    assert decoder.decode(later) == decoder.decode(later) == fields
