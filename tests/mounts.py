@@ -57,7 +57,9 @@ class SmallDisk:
 
     def remount(self, options: str) -> None:
         """Change size or mode: `size=100m`, `ro`, `rw`."""
-        subprocess.run([*self.prefix, "mount", "-o", f"remount,{options}", str(self._directory)], check=True)
+        # With the device named, options are taken as they stand here; those the kernel shows may be of another user.
+        words = ["mount", "-t", "tmpfs", "-o", f"remount,{options}", "none", str(self._directory)]
+        subprocess.run([*self.prefix, *words], check=True)
 
     def close(self) -> None:
         """Let go; the tmpfs goes with the last process that sees it."""

@@ -81,6 +81,9 @@ def test_leader_soon_after_start(make_cluster: MakeCluster, record_property: Cal
     assert {"raft", "wal", "applier", "gateway", "supervisor"} == {
         title.split()[2] for title in cluster.processes() if title.startswith("actd: n1 ")
     }
+    for name in cluster.names:
+        supervisor = cluster.processes()[f"actd: {name} supervisor"]
+        assert supervisor.num_threads() == 1, "it forks, so it may have no threads"
     put, get = (line.strip() for line in told.partition("Try:")[2].splitlines() if line.startswith("  "))
     if shutil.which("etcdctl"):
         assert run_as_told(put) == "OK\n"

@@ -27,6 +27,18 @@ def test_a_forked_actor_shares_nearly_all_that_was_imported() -> None:
     assert private_kib < shared_kib / 4
 
 
+def test_nothing_runs_yet_when_the_actors_are_forked() -> None:
+    """What is imported before the fork starts no thread and opens no ZeroMQ context: neither survives a fork."""
+    script = (
+        "import os, zmq, tools.launch; tools.launch.preload(); "
+        "print(len(os.listdir('/proc/self/task')), zmq.Context._instance, len(os.listdir('/proc/self/fd')))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    threads, context, descriptors = done.stdout.split()
+    assert (threads, context) == ("1", "None")
+    assert int(descriptors) <= 4, "standard input, output and error, and the listing itself"
+
+
 def test_everything_the_actors_run_is_imported_before_the_fork() -> None:
     """An actor that imported its own modules would have a copy of its own, and start later."""
     script = "import sys, tools.launch; tools.launch.preload(); print(*sys.modules)"
