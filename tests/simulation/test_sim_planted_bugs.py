@@ -9,11 +9,12 @@ from actors.actor import Actor
 from actors.applier import ApplierActor
 from actors.effects import Effect, Send
 from actors.raft import RaftActor
+from actors.snapshot_receiver import SnapshotReceiver
 from actors.wal import WalActor
 from gateway.core import GatewayCore
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
-from protocol.local import LogRecovered, ProposeBatch
+from protocol.local import LogRecovered, ProposeBatch, SpawnRequested
 from protocol.types import NOBODY, Millis
 from protocol.wire.rpc_pb2 import PutResponse
 from sim.clients import Call
@@ -22,7 +23,7 @@ from sim.network import CALM, NetworkWeather
 from sim.node import SimNode
 from sim.parts import ProductionParts
 from sim.run import Options, Report, run_seed
-from sim.weather import Weather, plain_config
+from sim.weather import Weather, draw_config, plain_config
 from storage import dedupe
 from storage.disk import Disk, DiskFile
 
@@ -258,3 +259,32 @@ def test_a_wiped_directory_that_is_believed_is_noticed(monkeypatch: pytest.Monke
     failures = (run_seed(seed, IMPOSTORS).failure for seed in (23, *IMPOSTOR_SEEDS))
     broken = next((failure.rule for failure in failures if failure is not None), None)
     assert broken in {"committed is on a majority", "state machine safety", "election safety", "leader completeness"}
+
+
+class _AnyChecksum:
+    """Equal to whatever was computed."""
+
+    def __ne__(self, other: object) -> bool:
+        return False
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class _BelievesChunks(ProductionParts):
+    """Snapshots are staged whatever arrived."""
+
+    def make_helper(self, node: SimNode, identity: NodeIdentity, request: SpawnRequested) -> Actor:
+        helper = super().make_helper(node, identity, request)
+        if isinstance(helper, SnapshotReceiver):
+            helper._files = [(name, size, cast("int", _AnyChecksum())) for name, size, _ in helper._files]
+        return helper
+
+
+def test_a_damaged_chunk_that_is_believed_is_noticed() -> None:
+    """A store made of what arrived damaged cannot be opened: the node halts without a reason that it was given."""
+    kinds = frozenset({"chunk_rot", "partition", "power_cut", "pause_node", "bulk_cut"})
+    knobs = frozenset({"raft.snapshot_count", "raft.catchup_entries"})
+    options = Options(nodes=3, ticks=80, knobs=knobs, faults=kinds)
+    runs = (run_seed(seed, options, parts=_BelievesChunks(draw_config(seed, 3, knobs))) for seed in range(1, 25))
+    broken = next((report.failure.rule for report in runs if report.failure is not None), None)
+    assert broken in {"no actor halts", "no actor raises"}
