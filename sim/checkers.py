@@ -22,7 +22,7 @@ from protocol.local import (
 )
 from protocol.message import Message
 from protocol.peer import RequestVoteReply
-from protocol.types import NOBODY, Entry, MemberId
+from protocol.types import NO_STORE, NOBODY, Entry, MemberId
 from sim.log_images import LogImage, NodeLogs, image_of, same
 from sim.trouble import SimulationFailed
 
@@ -47,17 +47,21 @@ class ElectionSafety:
 
 
 class OneVote:
-    """One member votes for one candidate per term (thesis 3.4)."""
+    """One member votes for one candidate per term (thesis 3.4).
+
+    Votes are told apart by the data directory they come from: what an empty one says in the member's name is for raft
+    to refuse, and for the other rules to notice if it does not.
+    """
 
     def __init__(self) -> None:
-        self._votes: dict[tuple[int, int], int] = {}
+        self._votes: dict[tuple[int, int, int], int] = {}
 
-    def on_vote(self, process: "Process", voter: MemberId, message: RequestVoteReply) -> None:
+    def on_vote(self, process: "Process", voter: MemberId, store: int, message: RequestVoteReply) -> None:
         """A candidate hears a vote; pre-votes bind nobody."""
         if not message.granted or message.pre_vote:
             return
         receiver = process.node.member
-        first = self._votes.setdefault((message.term, voter), receiver)
+        first = self._votes.setdefault((message.term, voter, store), receiver)
         if first != receiver:
             text = f"{voter:x} voted for {first:x} and for {receiver:x} in term {message.term}"
             raise SimulationFailed("one vote per term", text)
@@ -310,10 +314,10 @@ class Checkers:
         if isinstance(message, StoreOpened) and to == "raft":
             self._applies.on_store(process, message.applied)
 
-    def on_peer(self, process: "Process", sender: MemberId, message: Message) -> None:
+    def on_peer(self, process: "Process", sender: MemberId, message: Message, store: int = NO_STORE) -> None:
         """Look at a peer's message as it is handled."""
         if isinstance(message, RequestVoteReply):
-            self._votes.on_vote(process, sender, message)
+            self._votes.on_vote(process, sender, store, message)
 
     def on_group(self, node: str) -> None:
         """Raft, wal and applier of a node begin a new life."""

@@ -194,7 +194,7 @@ class Process:
             if isinstance(message, ActorStarted):
                 self._connect(message, effects)
             world.trace.note(world.now_us, node.name, actor.name, message.kind, parcel.body)
-            world.observe_handled(self, source.member, message)
+            world.observe_handled(self, source, message)
             effects += actor.handle(message, source, now)
             if _halts(effects):
                 return effects

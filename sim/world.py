@@ -11,6 +11,7 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Any, Final
 
+from actors.actor import Source
 from actors.effects import Log
 from protocol.config import ClusterConfig
 from protocol.identity import FoundingMember
@@ -151,10 +152,10 @@ class World:
         elif isinstance(message, LogRecovered | StoreOpened):
             self._on_read_back(process, message)
 
-    def observe_handled(self, process: Process, sender: MemberId, message: Message) -> None:
-        """A message is handled; `sender` is the peer it came from, or NOBODY."""
-        if sender != NOBODY:
-            self.logs.on_peer(process, sender, message)
+    def observe_handled(self, process: Process, source: Source, message: Message) -> None:
+        """A message is handled."""
+        if source.member != NOBODY:
+            self.logs.on_peer(process, source.member, message, source.store)
         if self.status is not None:
             self.status.message(self, process, message)
 
