@@ -7,6 +7,7 @@ Invariant: bytes of one direction of a connection keep their order, whatever hap
 """
 
 import asyncio
+import contextlib
 import json
 import random
 import re
@@ -120,10 +121,11 @@ class Proxy:
             there.connections |= {writer, to_writer}
         lossy = self._messages and there is not None
         try:
-            await asyncio.gather(
-                self._pump(reader, to_writer, there, MessageLoss(self._rng) if lossy else None, first),
-                self._pump(to_reader, writer, back, None, b""),
-            )
+            with contextlib.suppress(asyncio.CancelledError):  # the proxy ends with connections open
+                await asyncio.gather(
+                    self._pump(reader, to_writer, there, MessageLoss(self._rng) if lossy else None, first),
+                    self._pump(to_reader, writer, back, None, b""),
+                )
         finally:
             for each in (writer, to_writer):
                 _reset(each)

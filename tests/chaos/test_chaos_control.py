@@ -27,7 +27,7 @@ def etcd() -> None:
 @pytest.mark.parametrize("name", ETCD_SCENARIOS)
 def test_etcd_keeps_every_promise(name: str, tmp_path: Path) -> None:
     """The checkers find nothing in etcd's answers."""
-    verdict = run(Settings(SCENARIOS[name], 1, 12.0, target="etcd"), tmp_path / "run")
+    verdict = run(Settings(SCENARIOS[name], 1, 10.0, target="etcd"), tmp_path / "run")
     assert verdict.ok, [*verdict.safety, *verdict.liveness]
     assert verdict.faults
     assert verdict.outcomes()["grpc ok"]

@@ -12,7 +12,7 @@ from chaos.scenarios import SCENARIOS
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(900)]
 """A run waits for its turn: no more clusters at once than the cores carry."""
-SECONDS = 12.0
+SECONDS = 10.0
 DOORS = ("grpc", "zmq")
 ALL = [(name, door) for name in SCENARIOS if name != "calm" for door in DOORS]
 QUICK_SEED = int(os.environ.get("ACTD_CHAOS_SEED", "5"))
