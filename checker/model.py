@@ -24,6 +24,7 @@ Changes = dict[str, Pair | None]
 FINGERPRINT_BYTES: Final = 16
 
 _OPERATIONS: Final = ("request_range", "request_put", "request_delete_range", "request_txn")
+_SORT_ORDERS: Final = 3
 _SORT_FIELDS: Final = ("key", "version", "create_revision", "mod_revision", "value")
 _COMPARE_FIELDS: Final = ("version", "create_revision", "mod_revision", "value", "lease")
 _COMPARE_VALUE: Final = 3
@@ -155,6 +156,8 @@ class Store:
         key = request.get("key")
         if not key:
             raise ClientError(ErrorCode.EMPTY_KEY)
+        if request.get("sort_order", 0) >= _SORT_ORDERS or request.get("sort_target", 0) >= len(_SORT_FIELDS):
+            raise ClientError(ErrorCode.INVALID_SORT_OPTION)
         wanted = request.get("revision", 0)
         if wanted > current:
             raise ClientError(ErrorCode.FUTURE_REVISION)
