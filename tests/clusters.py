@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,7 +104,9 @@ class Cluster:
             prefix: the words of a command that runs the launcher in its own place.
             options: more options of the launcher.
         """
-        command = [*prefix, sys.executable, "-m", "tools.launch", str(file or self.file)]
+        # A test run that is killed cannot stop what it started: the kernel does.
+        follow = ["setpriv", "--pdeathsig=TERM"] if shutil.which("setpriv") else []
+        command = [*follow, *prefix, sys.executable, "-m", "tools.launch", str(file or self.file)]
         command += ["--data-dir", str(data or self.data), *(f"--node={name}" for name in names), *options]
         with self._log_path(next(self._runs)).open("wb") as log:
             launcher = subprocess.Popen(
