@@ -182,3 +182,14 @@ def operations_of(request: Plain) -> Iterator[tuple[str, Plain]]:
                     yield from operations_of(inner)
                 else:
                     yield name, inner
+
+
+def may_put(item: Item, key: str, value: str | None = None) -> bool:
+    """Whether any branch of a write puts `key`, and with `value` if that is given."""
+    puts = [("request_put", item.request)] if item.call == "put" else []
+    if item.call == "txn":
+        puts = [(name, inner) for name, inner in operations_of(item.request) if name == "request_put"]
+    return any(
+        put.get("key") == key and (value is None or put.get("ignore_value") or put.get("value", "") == value)
+        for _, put in puts
+    )

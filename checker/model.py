@@ -20,7 +20,7 @@ from protocol.errors import ClientError, ErrorCode
 Pair = Plain
 """A KeyValue; never changed once made."""
 Changes = dict[str, Pair | None]
-"""What a revision does: keys to their new pair, None where it was deleted."""
+"""What a revision does: keys to their new pair, None where it was deleted, even if the same txn had put it."""
 FINGERPRINT_BYTES: Final = 16
 
 _OPERATIONS: Final = ("request_range", "request_put", "request_delete_range", "request_txn")
@@ -73,13 +73,7 @@ class Store:
         self.revision += 1
         for key, pair in changes.items():
             self._mark(key, pair)
-            if pair is None:
-                del self.live[key]
-                del self._keys[bisect_left(self._keys, key)]
-            else:
-                if key not in self.live:
-                    insort(self._keys, key)
-                self.live[key] = pair
+            self._show(key, pair)
             versions = self._versions.get(key)
             if versions is None:
                 self._versions[key] = ([self.revision], [pair])
@@ -99,15 +93,19 @@ class Store:
             if not revisions:
                 del self._versions[key]
                 del self._ever[bisect_left(self._ever, key)]
-            if pair is None:
-                del self.live[key]
-                del self._keys[bisect_left(self._keys, key)]
-            else:
-                if key not in self.live:
-                    insort(self._keys, key)
-                self.live[key] = pair
+            self._show(key, pair)
         self.revision -= 1
         self.fingerprint = undo.fingerprint
+
+    def _show(self, key: str, pair: Pair | None) -> None:
+        """Let `pair` be the current one of `key`."""
+        if pair is not None:
+            if key not in self.live:
+                insort(self._keys, key)
+            self.live[key] = pair
+        elif key in self.live:
+            del self.live[key]
+            del self._keys[bisect_left(self._keys, key)]
 
     def _mark(self, key: str, pair: Pair | None) -> None:
         """Let the fingerprint forget the pair that ends here, unless somebody may still ask for it."""
@@ -135,7 +133,8 @@ class Store:
             return Result(self._range(request, changes, self.revision), changes)
         if call == "put":
             self._check_shape(request)
-            self._check_put(request)
+            self._check_lease(request)
+            self._check_kept(request)
             return Result(self._put(request, changes), changes)
         if call == "delete":
             if not request.get("key"):
@@ -219,10 +218,7 @@ class Store:
     def _delete(self, request: Plain, changes: Changes) -> Plain:
         doomed = self._within(request["key"], request.get("range_end", ""), changes)
         for pair in doomed:
-            if pair["key"] in self.live:
-                changes[pair["key"]] = None
-            else:
-                del changes[pair["key"]]
+            changes[pair["key"]] = None
         answer: Plain = {"deleted": len(doomed)} if doomed else {}
         if doomed and request.get("prev_kv"):
             answer["prev_kvs"] = doomed
@@ -236,9 +232,11 @@ class Store:
         if request.get("ignore_lease") and request.get("lease"):
             raise ClientError(ErrorCode.LEASE_PROVIDED)
 
-    def _check_put(self, request: Plain) -> None:
+    def _check_lease(self, request: Plain) -> None:
         if request.get("lease", 0) and request["lease"] not in self._leases:
             raise ClientError(ErrorCode.LEASE_NOT_FOUND)
+
+    def _check_kept(self, request: Plain) -> None:
         if (request.get("ignore_value") or request.get("ignore_lease")) and request["key"] not in self.live:
             raise ClientError(ErrorCode.KEY_NOT_FOUND)
 
@@ -277,8 +275,12 @@ class Store:
                 self._check_shape(inner)
         for name, inner in operations:
             if name == "request_put":
-                self._check_put(inner)
-            elif name == "request_range":
+                self._check_kept(inner)
+                self._check_lease(inner)
+        for name, inner in operations:
+            if name == "request_range":
+                if inner.get("revision", 0) < min(self.compacted, 0):
+                    raise ClientError(ErrorCode.COMPACTED)
                 self._range(inner, {}, self.revision)
 
     def _run(self, request: Plain, path: "Iterable[bool]", changes: Changes) -> Plain:

@@ -90,6 +90,17 @@ class Observations:
 
     # --- questions -------------------------------------------------------------------------------
 
+    def all_made(self) -> Iterator[Fact]:
+        """Every fact about a pair, by the revision that made it."""
+        for revision in sorted(self._made):
+            yield from self._made[revision]
+
+    def next_put(self, key: str, revision: int) -> int | None:
+        """The next revision after `revision` that certainly put `key`."""
+        puts = self._puts.get(key, [])
+        place = bisect_right(puts, revision)
+        return puts[place] if place < len(puts) else None
+
     def demanded(self, revision: int) -> list[Fact]:
         """Facts about the very pairs that `revision` made."""
         return self._made.get(revision, [])
@@ -141,6 +152,18 @@ class Observations:
             return True
         certain = version + _count(self._puts.get(key, []), revision, made)
         return certain <= target <= certain + _count(self._extra_puts, revision, made)
+
+
+def made_facts(items: Iterable[Item]) -> Iterator[Fact]:
+    """Yield every fact that names the revision of its pair; one per pair and revision is enough for who asks."""
+    seen: set[tuple[str, int, int]] = set()
+    for item in items:
+        if item.checked and item.role in (Role.READER, Role.WRITER):
+            for key, state, pair in _told(item):
+                made = 0 if pair is None else pair.get("mod_revision", 0)
+                if made and (key, made, len(pair or ())) not in seen:
+                    seen.add((key, made, len(pair or ())))
+                    yield Fact(state, pair, item)
 
 
 def _count(revisions: list[int], after: int, until: int) -> int:

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from checker.items import BEGINNING, END, Item, Problem, Role
-from checker.model import Store, Undo, fingerprint_of, operation_of
+from checker import resolve, screen
+from checker.items import BEGINNING, END, Item, Problem, Role, may_put
+from checker.model import Store, Undo, fingerprint_of
 from checker.observations import Observations
 from checker.plain import Plain
+from checker.trouble import Trouble
 from protocol.errors import ClientError, ErrorCode
 
 STEPS_PER_ITEM: Final = 200
@@ -39,18 +41,6 @@ class Answer(StrEnum):
     """The step limit was reached: nothing is known, and nobody may call that a success."""
 
 
-class Trouble(NamedTuple):
-    """Why no way led on from the furthest point: a sentence, and whom it is about.
-
-    `revision` is the store's; `expected` and `item` are there if an answer is not the model's.
-    """
-
-    text: str
-    items: tuple[Item, ...]
-    revision: int = 0
-    expected: Plain | None = None
-
-
 @dataclass
 class Verdict:
     """What a search found. `order` is a linearization, as item numbers; `trouble` is the furthest failure."""
@@ -64,29 +54,15 @@ class Verdict:
 def decide(problem: Problem, *, steps_max: int = 0) -> Verdict:
     """Search for a linearization; a step is one operation tried at a point of choice. 0: the default limit."""
     limit = steps_max or max(STEPS_MIN, STEPS_PER_ITEM * len(problem.items))
-    trouble = _impossible(problem)
-    if trouble is not None:
-        return Verdict(Answer.CONTRADICTION, 0, trouble=trouble)
-    return _Search(problem, limit).run()
-
-
-def _impossible(problem: Problem) -> Trouble | None:
-    """What is wrong whatever the order: two makers of one revision, or more revisions than writes."""
-    makers: dict[int, Item] = {}
-    maybes = 0
-    for item in problem.items:
-        maybes += item.role == Role.MAYBE
-        if item.role != Role.WRITER:
-            continue
-        first = makers.setdefault(item.pin, item)
-        if first is not item:
-            return Trouble(f"two writes were both answered with revision {item.pin}", (first, item), item.pin)
-    reachable = 1 + len(makers) + maybes
-    for item in problem.items:
-        if item.pin > reachable:
-            text = f"revision {item.pin} cannot have been reached by {len(makers)} answered and {maybes} unknown writes"
-            return Trouble(text, (item,), item.pin)
-    return None
+    items = problem.items
+    trouble = screen.orders(items)
+    if trouble is None:
+        items = resolve.resolved(items)
+        seen = Observations(items)
+        trouble = screen.orders(items) or screen.facts(items, seen)
+        if trouble is None:
+            return _Search(items, problem.leases, seen, limit).run()
+    return Verdict(Answer.CONTRADICTION, 0, trouble=trouble)
 
 
 class _Step(NamedTuple):
@@ -105,13 +81,12 @@ class _Choice(NamedTuple):
 
 
 class _Search:
-    def __init__(self, problem: Problem, steps_max: int) -> None:
-        items = problem.items
+    def __init__(self, items: list[Item], leases: frozenset[int], seen: Observations, steps_max: int) -> None:
         self._items = items
         self._steps_max = steps_max
         self._steps = 0
-        self._store = Store(problem.leases, _revisions_asked_for(items))
-        self._seen = Observations(items)
+        self._store = Store(leases, _revisions_asked_for(items))
+        self._seen = seen
         self._index(items)
         self._done = bytearray(len(items))
         self._placed = 0
@@ -250,7 +225,8 @@ class _Search:
 
     def _guesses(self) -> list[_Step]:
         """Unknown writes that may have made the next revision; one of those that ask for the same."""
-        demanded = [fact.pair["key"] for fact in self._seen.demanded(self._store.revision + 1) if fact.pair is not None]
+        facts = self._seen.demanded(self._store.revision + 1)
+        demanded = [(fact.pair["key"], fact.pair.get("value")) for fact in facts if fact.pair is not None]
         found: list[_Step] = []
         alike: set[str] = set()
         for place in self._maybes:
@@ -260,7 +236,7 @@ class _Search:
             if self._done[place] or self._same[place] in alike:
                 continue
             alike.add(self._same[place])
-            if demanded and not all(may_put(item, key) for key in demanded):
+            if demanded and not all(may_put(item, key, value) for key, value in demanded):
                 continue
             found.append(_Step(item, place))
         found.sort(key=lambda step: -step.item.rank)
@@ -309,7 +285,7 @@ class _Search:
         if item.role in (Role.COMPACTOR, Role.MAYBE_COMPACT):
             error = store.compaction_error(item.threshold)
             if error is not None:
-                self._note(f"was told OK, but a compaction at {item.threshold} would be refused: {error.name}", item)
+                self._note(f"was told OK, but the model refuses it: {error.name}", item)
                 return False
             self._trail.append(("compacted", store.compacted))
             store.compacted = item.threshold
@@ -318,22 +294,22 @@ class _Search:
         try:
             result = store.evaluate(item.call, item.request)
         except ClientError as error:
-            self._note(f"was told OK, but would be refused: {error.code.name}", item)
+            self._note(f"was told OK, but the model refuses it: {error.code.name}", item)
             return False
         if item.role == Role.WRITER and item.checked and result.answer != item.answer:
             self._note("was told something else than the model says", item, expected=result.answer)
             return False
         if not result.changes:
-            self._note(f"was told revision {item.pin}, but would change nothing", item)
+            self._note(f"was told that it made revision {item.pin}, but changes nothing", item)
             return False
         self._trail.append(("committed", store.commit(result.changes)))
         self._place(step.place)
         refuted = self._seen.refuted(store.revision, store.live, result.changes)
         if refuted is not None:
             key = "" if refuted.pair is None else refuted.pair["key"]
-            text = f"cannot have seen {_shown(refuted.pair)} after revision {refuted.state}: revision {store.revision} "
-            live = _shown(store.live.get(key)) if key else "another pair"
-            self._note(f"{text}made it {live}", refuted.item, item)
+            seen = f"cannot have seen {_shown(refuted.pair)} at revision {refuted.state}"
+            made = f"revision {store.revision}, made by #{item.number}, left {_shown(store.live.get(key))}"
+            self._note(f"{seen}: {made}", refuted.item, item)
             return False
         return self._enter()
 
@@ -355,12 +331,13 @@ class _Search:
         try:
             result = self._store.evaluate(item.call, item.request)
         except ClientError as error:
-            text = f"was told OK at revision {item.pin}, but would be refused: {error.code.name}"
+            text = f"#{item.number} was told OK at revision {item.pin}, but the model refuses it: {error.code.name}"
             return Trouble(text, (item,), item.pin)
         if result.changes:
-            return Trouble(f"was told nothing changed at revision {item.pin}, but it would", (item,), item.pin)
+            text = f"#{item.number} was told that it changed nothing at revision {item.pin}, but it does"
+            return Trouble(text, (item,), item.pin, result.answer)
         if result.answer != item.answer:
-            text = f"was told something else than the model says at revision {item.pin}"
+            text = f"#{item.number} was told something else than the model says at revision {item.pin}"
             return Trouble(text, (item,), item.pin, result.answer)
         return None
 
@@ -419,7 +396,8 @@ class _Search:
     # --- reasons ---------------------------------------------------------------------------------
 
     def _note(self, text: str, *items: Item, expected: Plain | None = None) -> None:
-        self._trouble_at(Trouble(text, items, self._store.revision, expected))
+        """Note what is wrong with the first of `items`."""
+        self._trouble_at(Trouble(f"#{items[0].number} {text}", items, self._store.revision, expected))
 
     def _trouble_at(self, trouble: Trouble) -> None:
         """Keep the trouble that was met furthest on the way."""
@@ -436,8 +414,10 @@ class _Search:
         if not waiting and maker is not None and self._items[maker].invoked > self._limit:
             late = [self._items[maker]]
         if late:
-            text = f"was answered at revision {late[0].pin}, but began only after the other had returned, which "
-            text += "was refused then" if head.role == Role.REFUSED else f"was answered at revision {head.pin}"
+            told = (
+                f"refused with {head.error.name}" if head.role == Role.REFUSED else f"answered at revision {head.pin}"
+            )
+            text = f"was answered at revision {late[0].pin}, but began only after #{head.number} had been {told}"
             self._note(text, late[0], head)
         elif head.role == Role.REFUSED and not (maker is None and store.revision + 1 <= self._last_pin()):
             self._note(f"was refused with {head.error.name}, which was never true between call and return", head)
@@ -445,27 +425,12 @@ class _Search:
             self._note(f"was answered at revision {waiting[0].pin}, where the model would refuse it", waiting[0])
         else:
             seen = [fact.item for fact in self._seen.demanded(store.revision + 1)]
-            self._note(f"no write can have made revision {store.revision + 1}", *(seen[:1] or [head]))
+            next_maker = [self._items[maker]] if (maker := self._makers.get(store.revision + 2)) is not None else []
+            about = seen[:1] or next_maker or [head]
+            self._note(f"is there, but no write can have made revision {store.revision + 1}", *about)
 
     def _last_pin(self) -> int:
         return max(self._makers.keys() | self._at.keys(), default=0)
-
-
-def may_put(item: Item, key: str) -> bool:
-    """Whether any branch of a write puts `key`."""
-    if item.call == "put":
-        return bool(item.request.get("key") == key)
-    return item.call == "txn" and _txn_may_put(item.request, key)
-
-
-def _txn_may_put(request: Plain, key: str) -> bool:
-    for operation in (*request.get("success", ()), *request.get("failure", ())):
-        name, inner = operation_of(operation) if operation else ("", {})
-        if name == "request_put" and inner.get("key") == key:
-            return True
-        if name == "request_txn" and _txn_may_put(inner, key):
-            return True
-    return False
 
 
 def _revisions_asked_for(items: list[Item]) -> set[int]:

@@ -26,7 +26,7 @@ from protocol.wire.rpc_pb2 import (
 )
 from sim.kv_model import KvModel
 
-LEASES = {7}
+LEASES = {7: 1}
 
 
 def ask(model: KvModel, request: Any) -> "Message | ErrorCode":
@@ -59,7 +59,7 @@ class HistoryMaker:
         storm_share: float = 0.0,
     ) -> None:
         self.history = History(leases=frozenset(LEASES))
-        self.model = KvModel(leases=set(LEASES))
+        self.model = KvModel(leases=dict(LEASES))
         self._rng = rng
         self._next_request = next_request
         self._clients = clients

@@ -69,7 +69,7 @@ def _possible(model: KvModel, left: list[_Event]) -> bool:
 
 def brute_force(history: History) -> bool:
     """Whether a history is linearizable, by trying all orders."""
-    return _possible(KvModel(leases=set(LEASES)), _events(history))
+    return _possible(KvModel(leases=dict(LEASES)), _events(history))
 
 
 def admitted(request: Message) -> bool:
@@ -86,7 +86,7 @@ def made(asked: list[Message], rng: random.Random, clients: int, lost_share: flo
     return HistoryMaker(rng, lambda _: left.pop() if left else None, clients).run(lost_share)
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(small, st.integers(0, 1 << 32), st.integers(1, 4), st.sampled_from([0.0, 0.1, 0.4]), st.integers(0, 3))
 def test_the_verdict_is_that_of_brute_force(
     asked: list[Message], seed: int, clients: int, lost_share: float, lies: int
@@ -104,8 +104,8 @@ def test_the_verdict_is_that_of_brute_force(
         assert expected
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(requests.filter(admitted), min_size=20, max_size=80), st.integers(0, 1 << 32))
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(requests.filter(admitted), min_size=10, max_size=40), st.integers(0, 1 << 32))
 @example([], 0)
 def test_an_honest_history_is_accepted(asked: list[Message], seed: int) -> None:
     """Whatever the overlaps and however many outcomes are unknown, what one store did is linearizable."""
@@ -115,7 +115,7 @@ def test_an_honest_history_is_accepted(asked: list[Message], seed: int) -> None:
     assert verdict.answer == Answer.LINEARIZABLE, verdict.trouble
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(requests.filter(admitted), min_size=5, max_size=40), st.integers(0, 1 << 32))
 def test_the_order_that_is_found_explains_every_answer(asked: list[Message], seed: int) -> None:
     """An accepted history comes with its proof: replayed in that order, the plain model says what clients were told."""
@@ -127,7 +127,7 @@ def test_the_order_that_is_found_explains_every_answer(asked: list[Message], see
     if verdict.answer != Answer.LINEARIZABLE:
         return
     events = {id(event.operation): event for event in _events(history)}
-    model = KvModel(leases=set(LEASES))
+    model = KvModel(leases=dict(LEASES))
     order = [events.pop(id(history.operations[number])) for number in verdict.order]
     for place, event in enumerate(order):
         assert event.agrees(ask(model, event.request)), event

@@ -14,7 +14,7 @@ from protocol.errors import ClientError, ErrorCode
 from protocol.wire.rpc_pb2 import CompactionRequest, RangeRequest, TxnRequest
 from sim.kv_model import KvModel
 
-LEASES = {7}
+LEASES = {7: 1}
 
 
 def admitted(request: Message) -> bool:
@@ -54,7 +54,7 @@ def told_by_store(store: Store, request: Any) -> "ErrorCode | Message":
 @given(st.lists(requests.filter(admitted), max_size=30))
 def test_both_models_answer_alike(asked: list[Message]) -> None:
     """Whatever is asked in whatever order, answers and refusals are the same, inner headers included."""
-    model, store = KvModel(leases=set(LEASES)), Store(LEASES)
+    model, store = KvModel(leases=dict(LEASES)), Store(LEASES)
     for request in asked:
         if isinstance(request, RangeRequest) and request.revision == model.compacted == 0:
             continue
