@@ -27,7 +27,7 @@ def _run(path: Path, operations: list[Operation] | None, *options: str) -> tuple
     ("operations", "options", "status", "words"),
     [
         ([_put(2, 1), _put(3, 3)], [], 0, "linearizable: 2 operations"),
-        ([_put(3, 1), _put(2, 3)], [], 1, "not linearizable: 2 of 2 operations"),
+        ([_put(3, 1), _put(2, 3)], [], 1, "not linearizable: 1 of 2 operations"),
         ([_put(2, 1), _put(3, 3), _put(4, 5)], ["--steps", "1"], 3, "gave up"),
         (None, [], 2, "No such file"),
     ],
