@@ -33,6 +33,7 @@ from protocol.client import (
     ClientRefused,
     RepliesTaken,
     ReplyBatch,
+    ReplyPiece,
     StreamEnded,
     StreamMessages,
 )
@@ -56,7 +57,9 @@ OPEN_CALLS_SENT_MAX: Final = 8000
 """Calls at the door at once; the rest wait here, so that the door's own limit is never met."""
 OPEN_BYTES_SENT_MAX: Final = 32 * 1024 * 1024
 BATCH_BYTES_MAX: Final = CLIENT_MESSAGE_BYTES_MAX // 2
-REPLY_KINDS: Final = frozenset({"ClientHelloReply", "ClientRefused", "ReplyBatch", "StreamMessages", "StreamEnded"})
+REPLY_KINDS: Final = frozenset(
+    {"ClientHelloReply", "ClientRefused", "ReplyBatch", "ReplyPiece", "StreamMessages", "StreamEnded"}
+)
 FAR_S: Final = 3600.0
 
 _NOT_SERVED: Final = frozenset(
@@ -125,6 +128,8 @@ class Session:
         self._waiting: list[OpenCall] = []
         self._sent: dict[int, OpenCall] = {}
         self._sent_bytes = 0
+        self._pieces: dict[int, list[bytes]] = {}
+        """What has come of large answers, by the ids of calls that are sent."""
         self._later: list[tuple[float, OpenCall]] = []
         self._next_id = 0
         self._bytes_taken = 0
@@ -168,12 +173,15 @@ class Session:
         """End every call, each with an error of its own that says whether its outcome is known."""
         everything = [*self._sent.values(), *self._waiting, *(open_call for _, open_call in self._later)]
         self._sent, self._waiting, self._later = {}, [], []
+        self._pieces = {}
         self._sent_bytes = 0
         for open_call in everything:
             open_call.done(None, make_error(open_call.sent and not open_call.call.repeatable))
 
     def _take_sent(self, call_id: int) -> OpenCall | None:
         open_call = self._sent.pop(call_id, None)
+        if self._pieces:
+            self._pieces.pop(call_id, None)
         if open_call is not None:
             self._sent_bytes -= len(open_call.call.body)
         return open_call
@@ -182,6 +190,7 @@ class Session:
         """The door will not answer what it was sent: repeat what may be repeated, the rest is unknown."""
         self.streams.lost()
         lost, self._sent, self._sent_bytes = self._sent, {}, 0
+        self._pieces = {}
         again: list[OpenCall] = []
         for open_call in lost.values():
             if open_call.call.repeatable:
@@ -367,6 +376,10 @@ class Session:
             self._hello_until = now + HELLO_S
         if isinstance(message, ReplyBatch):
             self._on_replies(message, len(frame), now)
+        elif isinstance(message, ReplyPiece):
+            if message.call_id in self._sent:
+                self._pieces.setdefault(message.call_id, []).append(message.piece)
+            self._count_taken(len(frame))
         elif isinstance(message, ClientHelloReply):
             self._on_hello_reply(message, now)
         elif isinstance(message, ClientRefused):
@@ -427,9 +440,10 @@ class Session:
 
     def _on_replies(self, message: ReplyBatch, frame_bytes: int, now: float) -> None:
         for call_id, code, body in message.replies:
+            ahead = self._pieces.get(call_id) if self._pieces else None
             open_call = self._take_sent(call_id)
             if open_call is not None:
-                self._on_reply(open_call, code, body, now)
+                self._on_reply(open_call, code, b"".join((*ahead, body)) if ahead and not code else body, now)
         self._count_taken(frame_bytes)
 
     def _count_taken(self, frame_bytes: int) -> None:

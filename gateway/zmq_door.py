@@ -9,6 +9,7 @@ frame waiting; a client that is gone is forgotten with its calls; no turn takes 
 """
 
 import time
+from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Final
@@ -17,7 +18,7 @@ import structlog
 import zmq
 
 from actors.metrics import ActorMetrics
-from gateway.calls import Body, whole
+from gateway.calls import Body
 from gateway.loop import SLICE_MS_MAX, GatewayLoop
 from gateway.methods import METHODS_BY_NUMBER
 from gateway.zmq_streams import ClientStreams, ended
@@ -36,6 +37,7 @@ from protocol.client import (
     OpenStream,
     RepliesTaken,
     ReplyBatch,
+    ReplyPiece,
     SendToStream,
     StreamTaken,
 )
@@ -52,9 +54,17 @@ SILENT_CLIENT_S: Final = 600.0
 """A client that has said nothing for so long and waits for nothing is forgotten; its next call needs a hello."""
 LOOK_FOR_SILENT_S: Final = 60.0
 REPLY_FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
-"""Answers in one frame, unless a single one is larger."""
-ANSWER_BYTES_MAX: Final = codec.MESSAGE_BYTES_MAX - 1024
-"""A larger answer would be in no frame that a client accepts."""
+"""Answers in one frame; a larger one leaves in pieces ahead of its frame."""
+PIECE_BYTES_MAX: Final = 1024 * 1024
+"""A copy of more would hold the loop."""
+PIECES_AHEAD_BYTES: Final = 4 * 1024 * 1024
+"""Pieces leave while the client is less than that behind with what it says it took."""
+OUTBOX_BYTES_MAX: Final = 192 * 1024 * 1024
+"""Pieces that wait for one client to take others; an answer over it is refused."""
+STALLED_CLIENT_S: Final = 60.0
+"""A client that takes no piece and says nothing for so long is cut off."""
+DRAIN_QUIET_S: Final = 0.1
+"""A draining door listens until nothing has come for so long: what was on its way is refused, not lost."""
 RECEIVE_QUEUE_MESSAGES_MAX: Final = 64
 """Frames of one client waiting to be taken; behind them TCP holds the client back."""
 SEND_QUEUE_MESSAGES_MAX: Final = 1000
@@ -81,6 +91,8 @@ class _Client:
         "conversation",
         "frames",
         "heard_at",
+        "outbox",
+        "outbox_bytes",
         "replies",
         "route",
         "streams",
@@ -95,6 +107,9 @@ class _Client:
         """By the client's call id: the loop's, and the size of the request, packed into one number."""
         self.bytes_open = 0
         self.replies: list[tuple[int, int, bytes]] = []
+        self.outbox: deque[Message] = deque()
+        """Large answers in pieces, each with its end, that leave as the client takes them."""
+        self.outbox_bytes = 0
         self.bytes_sent = 0
         self.bytes_taken = 0
         self.heard_at = heard_at
@@ -109,8 +124,8 @@ class _Client:
 
     @property
     def held(self) -> int:
-        """What of that it should have said to have taken."""
-        return max(0, self.bytes_sent - self.bytes_taken - TAKEN_STEP_BYTES)
+        """What of that it should have said to have taken, and what waits for it."""
+        return max(0, self.bytes_sent - self.bytes_taken - TAKEN_STEP_BYTES) + self.outbox_bytes
 
 
 class ZmqDoor:
@@ -138,6 +153,8 @@ class ZmqDoor:
         self._held = 0
         """Bytes that all clients together hold back, which is memory of this process."""
         self._draining = False
+        self._heard_at = 0.0
+        """When a message came last; kept while draining."""
         self._planned = False
         self._log = structlog.get_logger().bind(actor="gateway", door="zmq")
         self._logged_at = 0.0
@@ -147,7 +164,11 @@ class ZmqDoor:
     @property
     def idle(self) -> bool:
         """Whether nobody waits for anything."""
-        return not any(client.calls or client.replies or client.frames for client in self._clients.values())
+        if self._draining and self._clients and time.monotonic() - self._heard_at < DRAIN_QUIET_S:
+            return False
+        return not any(
+            client.calls or client.replies or client.frames or client.outbox for client in self._clients.values()
+        )
 
     @property
     def clients(self) -> int:
@@ -179,8 +200,11 @@ class ZmqDoor:
         self._loop.loop.call_later(LOOK_FOR_SILENT_S, self._forget_silent)
 
     def drain(self) -> None:
-        """Take no more calls."""
+        """Take no more calls, and tell clients so that they send none."""
         self._draining = True
+        self._heard_at = time.monotonic()
+        for route in list(self._clients):
+            self._refuse(route, "stopping", "this node is being stopped")
 
     def stop(self) -> None:
         """Close the socket."""
@@ -202,6 +226,8 @@ class ZmqDoor:
                 for frame in frames:
                     if not self._send_counted(client, frame):
                         break
+                else:
+                    self._send_pieces(client)
         self._plan_if_readable()
 
     # --- receiving ---------------------------------------------------------------------------------
@@ -232,6 +258,7 @@ class ZmqDoor:
                 frames = socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self._heard_at = now
             self._take(frames, now)
             now = time.monotonic()
             if now >= until:
@@ -348,6 +375,8 @@ class ZmqDoor:
         held = client.held
         client.bytes_taken = bytes_taken
         self._held += client.held - held
+        if client.outbox:
+            self._mark(client)
 
     def _fault(self, route: bytes, reason: str, now: float) -> None:
         self._metrics.count("actd_client_faults_total")
@@ -371,15 +400,20 @@ class ZmqDoor:
             packed = client.calls.pop(call_id, None)
             if packed is not None:
                 client.bytes_open -= packed & _SIZE_MASK
-                self._reply(client, call_id, code, whole(body))
+                self._reply(client, call_id, code, body)
 
         return on_answer
 
-    def _reply(self, client: _Client, call_id: int, code: int, body: bytes) -> None:
+    def _reply(self, client: _Client, call_id: int, code: int, body: Body) -> None:
         self._mark(client)
         if code:
             body = _TEXTS[code]
-        elif len(body) > ANSWER_BYTES_MAX:
+        elif not isinstance(body, bytes) or len(body) > REPLY_FRAME_BYTES_MAX:
+            pieces = (body,) if isinstance(body, bytes) else body
+            size = sum(map(len, pieces))
+            if client.outbox_bytes + size <= OUTBOX_BYTES_MAX:
+                self._queue_pieces(client, call_id, pieces, size)
+                return
             code, body = ErrorCode.RESPONSE_TOO_LARGE, _TEXTS[ErrorCode.RESPONSE_TOO_LARGE]
         client.replies.append((call_id, code, body))
 
@@ -397,6 +431,30 @@ class ZmqDoor:
         """Queue a frame of a stream."""
         self._mark(client)
         client.frames.append(frame)
+
+    def _queue_pieces(self, client: _Client, call_id: int, pieces: tuple[bytes, ...], size: int) -> None:
+        """Put a large answer behind those that wait already."""
+        for piece in pieces:
+            for at in range(0, len(piece), PIECE_BYTES_MAX):
+                part = piece if len(piece) <= PIECE_BYTES_MAX else piece[at : at + PIECE_BYTES_MAX]
+                client.outbox.append(ReplyPiece.make(call_id=call_id, piece=part))
+        client.outbox.append(ReplyBatch.make(replies=((call_id, 0, b""),)))
+        client.outbox_bytes += size
+        self._held += size
+
+    def _send_pieces(self, client: _Client) -> None:
+        """Send what waits for the client, as far as it keeps up; when it says that it took some, more follows."""
+        outbox = client.outbox
+        while outbox and client.unread < PIECES_AHEAD_BYTES:
+            message = outbox.popleft()
+            frame = codec.encode(message)
+            held = client.held
+            client.bytes_sent += len(frame)
+            if isinstance(message, ReplyPiece):
+                client.outbox_bytes -= len(message.piece)
+            self._held += client.held - held
+            if not self._send_frame(client.route, frame):
+                return
 
     def _send_counted(self, client: _Client, frame: bytes) -> bool:
         """Send a frame that the client must say to have taken; False if it was cut off instead."""
@@ -443,6 +501,7 @@ class ZmqDoor:
             client.replies.clear()
             client.streams.cancel(list(client.streams.open))
             client.frames.clear()
+            client.outbox.clear()
 
     def _forget_silent(self) -> None:
         now = time.monotonic()
@@ -453,6 +512,9 @@ class ZmqDoor:
         ]
         for route in silent:
             self._forget(route)
+        for client in list(self._clients.values()):
+            if client.outbox and now - client.heard_at > STALLED_CLIENT_S:
+                self._cut_off(client.route)
         if self._socket is not None:
             self._loop.loop.call_later(LOOK_FOR_SILENT_S, self._forget_silent)
 

@@ -86,11 +86,18 @@ class CancelCalls(ClientMessage):
 
 
 class RepliesTaken(ClientMessage):
-    """The client has taken in `bytes_taken` bytes of `ReplyBatch` and `StreamMessages` frames since the conversation
-    began.
+    """The client has taken in `bytes_taken` bytes of `ReplyBatch`, `ReplyPiece` and `StreamMessages` frames since the
+    conversation began.
     """
 
     bytes_taken: int
+
+
+class ReplyPiece(DoorMessage):
+    """A part of a large response to call `call_id`: what follows in its `ReplyBatch` stands behind it."""
+
+    call_id: int
+    piece: bytes
 
 
 class ReplyBatch(DoorMessage):

@@ -11,6 +11,7 @@ from zmq_node import TIMEOUT_S, SoloNode
 from gateway import zmq_door
 from protocol import client, codec
 from protocol.client import CallBatch, ClientHello, ReplyBatch
+from protocol.config import LimitsConfig
 from protocol.message import REGISTRY, Message
 from protocol.types import ClusterId
 from protocol.wire import rpc_pb2 as rpc
@@ -64,7 +65,10 @@ def test_the_limits_are_those_of_the_code() -> None:
         ("at most 8 MiB", client.CLIENT_MESSAGE_BYTES_MAX / mib == 8),
         ("more than 1,000 items", client.CALLS_PER_BATCH_MAX == 1000),
         ("no more than 8,000 in all", client.CALLS_PER_BATCH_MAX * codec.ITEMS_PER_ARRAY_MAX == 8000),
-        ("at most 64 MiB.", codec.MESSAGE_BYTES_MAX / mib == 64),
+        ("at most 6 MiB.", zmq_door.REPLY_FRAME_BYTES_MAX / mib == 4 and mib * 2 > zmq_door.PIECE_BYTES_MAX),
+        ("response over 4 MiB", zmq_door.REPLY_FRAME_BYTES_MAX / mib == 4),
+        ("at most 64 MiB in all", LimitsConfig().response_bytes_max / mib == 64),
+        ("no pieces for a minute", zmq_door.STALLED_CLIENT_S == 60),
         ("at most 64 MiB together", zmq_door.CALL_BYTES_OPEN_MAX / mib == 64),
         ("10,000 are there already", zmq_door.CLIENTS_MAX == 10_000),
         ("1 MiB more", mib == client.TAKEN_STEP_BYTES),

@@ -30,6 +30,7 @@ from protocol.client import (
     ClientRefused,
     RepliesTaken,
     ReplyBatch,
+    ReplyPiece,
 )
 from protocol.errors import WIRE_ERRORS, ErrorCode
 from protocol.message import Message
@@ -157,6 +158,42 @@ def test_answers_end_their_calls_whatever_their_order(talk: Talk) -> None:
     (result, error) = talk.ended[1]
     assert (result.revision, error) == (7, None)
     assert len(talk.ended) == 2
+
+
+def test_large_answers_are_put_together(talk: Talk) -> None:
+    """Pieces of several calls may be mixed; those of a call that failed, or that nobody made, count for nothing."""
+    first, second, third = talk.begin(GET, GET, GET)
+    for call_id, piece in ((first, FOUND[:3]), (second, FOUND[:5]), (third, b"?"), (999, b"?"), (first, FOUND[3:6])):
+        talk.hear(ReplyPiece(call_id=call_id, piece=piece))
+    talk.answer(third, ErrorCode.COMPACTED)
+    talk.answer(second, body=FOUND[5:])
+    talk.answer(first, body=FOUND[6:])
+    (failed, error), *found = talk.ended
+    assert failed is None
+    assert error is not None
+    assert [result for result, _ in found] == [found[0][0]] * 2
+    assert talk.session._pieces == {}
+
+
+def test_pieces_are_taken_and_told(talk: Talk) -> None:
+    """The door hears of their bytes as of those of answers."""
+    (call_id,) = talk.begin(GET)
+    talk.hear(ReplyPiece(call_id=call_id, piece=b"x" * TAKEN_STEP_BYTES))
+    (told,) = talk.turn()
+    assert isinstance(told, RepliesTaken)
+    assert told.bytes_taken > TAKEN_STEP_BYTES
+
+
+def test_pieces_of_a_lost_conversation_are_forgotten(talk: Talk) -> None:
+    """A read that is asked again is answered by the new pieces alone."""
+    (call_id,) = talk.begin(GET)
+    talk.hear(ReplyPiece(call_id=call_id, piece=b"old"))
+    talk.greet(conversation=2)
+    ((again, *_),) = talk.sent(talk.turn())
+    talk.hear(ReplyPiece(call_id=again, piece=FOUND[:4]))
+    talk.answer(again, body=FOUND[4:])
+    ((result, error),) = talk.ended
+    assert (result, error) == (GET.read(FOUND), None)
 
 
 def test_batches_are_limited_in_number_and_bytes(talk: Talk) -> None:

@@ -346,6 +346,9 @@ def test_door_that_stops_ends_streams_and_refuses_new_ones(node: SoloNode, peer:
     assert isinstance(peer.hears(), StreamMessages)
     node.drain()
 
+    told = peer.hears()
+    assert isinstance(told, ClientRefused)
+    assert (told.code, told.call_ids) == ("stopping", ())
     ended = peer.hears()
     assert isinstance(ended, StreamEnded)
     assert (ended.call_id, ended.code, ended.text) == (1, ErrorCode.STOPPED, "etcdserver: server stopped")

@@ -20,9 +20,11 @@ from protocol.client import (
     ClientRefused,
     RepliesTaken,
     ReplyBatch,
+    ReplyPiece,
 )
 from protocol.errors import WIRE_ERRORS, ErrorCode
 from protocol.local import StopActor
+from protocol.message import Message
 from protocol.types import ClusterId
 from protocol.wire import rpc_pb2 as rpc
 
@@ -274,23 +276,113 @@ def test_many_answers_are_split_into_frames(node: SoloNode, peer: Peer) -> None:
     assert len(sizes) >= 3
 
 
-def test_large_answers_are_split_by_bytes_and_one_too_large_is_an_error(
-    peer: Peer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_answers_are_split_into_frames_by_bytes(peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
     """A frame stays small enough for every client to accept it."""
     monkeypatch.setattr(zmq_door, "REPLY_FRAME_BYTES_MAX", 1000)
-    monkeypatch.setattr(zmq_door, "ANSWER_BYTES_MAX", 3000)
-    peer.say(batch((1, PUT, put(b"a", b"x" * 800)), (2, PUT, put(b"b", b"x" * 4000))))
-    replies(peer, 2)
-    peer.say(batch(*((call_id, RANGE, get(b"a")) for call_id in range(3)), (9, RANGE, get(b"b"))))
+    peer.say(batch((1, PUT, put(b"a", b"x" * 800))))
+    replies(peer, 1)
+    peer.say(batch(*((call_id, RANGE, get(b"a")) for call_id in range(3))))
     frames: list[tuple[tuple[int, int, bytes], ...]] = []
-    while sum(map(len, frames)) < 4:
+    while sum(map(len, frames)) < 3:
         message = peer.hears()
         assert isinstance(message, ReplyBatch)
         frames.append(message.replies)
-    assert [len(frame) for frame in frames[:2]] == [1, 1]
-    assert all(sum(len(body) for _, _, body in frame) <= 1000 for frame in frames)
-    assert frames[-1][-1][:2] == (9, ErrorCode.RESPONSE_TOO_LARGE)
+    assert [len(frame) for frame in frames] == [1, 1, 1]
+
+
+@pytest.fixture
+def large_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers over 1,000 bytes are large, and a client may be 3,000 bytes behind."""
+    monkeypatch.setattr(zmq_door, "REPLY_FRAME_BYTES_MAX", 1000)
+    monkeypatch.setattr(zmq_door, "PIECE_BYTES_MAX", 700)
+    monkeypatch.setattr(zmq_door, "PIECES_AHEAD_BYTES", 3000)
+    monkeypatch.setattr(zmq_door, "OUTBOX_BYTES_MAX", 100_000)
+
+
+class Taker:
+    """A client that puts pieces together and says what it took when it is told to."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.bytes_taken = 0
+        self.answers: dict[int, tuple[int, bytes]] = {}
+        self._ahead: dict[int, bytes] = {}
+
+    def take(self, timeout_s: float = TIMEOUT_S) -> Message | None:
+        """Take the next frame, if one comes in time."""
+        if not self.peer.socket.poll(int(timeout_s * 1000)):
+            return None
+        frame = self.peer.socket.recv()
+        self.bytes_taken += len(frame)
+        message = codec.decode(frame)
+        if isinstance(message, ReplyPiece):
+            assert len(message.piece) <= 700
+            self._ahead[message.call_id] = self._ahead.get(message.call_id, b"") + message.piece
+        else:
+            assert isinstance(message, ReplyBatch)
+            for call_id, code, body in message.replies:
+                self.answers[call_id] = (code, self._ahead.pop(call_id, b"") + body)
+        return message
+
+    def credit(self) -> None:
+        """Say what was taken."""
+        self.peer.say(RepliesTaken(bytes_taken=self.bytes_taken))
+
+
+@pytest.mark.usefixtures("large_answers")
+def test_large_answers_come_in_pieces_as_the_client_takes_them(node: SoloNode, peer: Peer) -> None:
+    """No more is sent than the client keeps up with, small answers pass, and each is put together to what it was."""
+    taker = Taker(peer)
+    peer.say(batch((1, PUT, put(b"a", b"x" * 50_000)), (2, PUT, put(b"b", b"y" * 2_000)), (3, PUT, put(b"c"))))
+    while len(taker.answers) < 3:
+        taker.take()
+    peer.say(batch((4, RANGE, get(b"a")), (5, RANGE, get(b"b"))))
+    while taker.take(0.2) is not None:
+        pass
+    assert 4 not in taker.answers
+    peer.say(batch((6, RANGE, get(b"c"))))
+    while 6 not in taker.answers:
+        taker.take()
+    assert 4 not in taker.answers
+    assert not node.on_loop(lambda: node.door.idle)
+    while len(taker.answers) < 6:
+        taker.credit()
+        taker.take()
+    values = [rpc.RangeResponse.FromString(taker.answers[call_id][1]).kvs[0].value for call_id in (4, 5, 6)]
+    assert values == [b"x" * 50_000, b"y" * 2_000, b"v"]
+    assert node.on_loop(lambda: node.door.idle)
+    assert node.on_loop(lambda: node.door._held) == 0
+
+
+@pytest.mark.usefixtures("large_answers")
+def test_pieces_that_wait_for_a_client_are_bounded(node: SoloNode, peer: Peer) -> None:
+    """What would be over the limit is an error at once; what waits already is still sent."""
+    taker = Taker(peer)
+    peer.say(batch((1, PUT, put(b"a", b"x" * 50_000))))
+    taker.take()
+    peer.say(batch(*((call_id, RANGE, get(b"a")) for call_id in range(2, 5))))
+    while len(taker.answers) < 4:
+        taker.take()
+        taker.credit()
+    codes = [taker.answers[call_id][0] for call_id in (2, 3, 4)]
+    assert codes == [0, ErrorCode.RESPONSE_TOO_LARGE, ErrorCode.RESPONSE_TOO_LARGE] or codes[:2] == [0, 0]
+    assert node.on_loop(lambda: node.door._held) == 0
+
+
+@pytest.mark.usefixtures("large_answers")
+def test_a_client_that_takes_no_pieces_is_cut_off(node: SoloNode, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its answer would lie in memory for ever."""
+    peer.say(batch((1, PUT, put(b"a", b"x" * 50_000))))
+    replies(peer, 1)
+    peer.say(batch((2, RANGE, get(b"a"))))
+    assert isinstance(peer.hears(), ReplyPiece)
+    node.on_loop(node.door._forget_silent)
+    assert node.door.clients == 1
+    monkeypatch.setattr(zmq_door, "STALLED_CLIENT_S", -1.0)
+    node.on_loop(node.door._forget_silent)
+    assert node.door.clients == 0
+    assert node.core.metrics.counters["actd_client_slow_total"] == 1
+    assert node.on_loop(lambda: node.door._held) == 0
 
 
 def test_a_client_that_does_not_say_what_it_took_is_cut_off(
@@ -452,7 +544,8 @@ def test_a_draining_door_answers_what_is_open_and_begins_nothing(node: SoloNode,
     peer.say(batch((1, PUT, put(b"k"))))
     node.await_asked(1)
     node.drain()
-    wait_until(lambda: node.loop.stopping, TIMEOUT_S, "it is stopping")
+    told = refused(peer)
+    assert (told.code, told.call_ids) == ("stopping", ())
     peer.say(batch((2, PUT, put(b"l"))))
     answer = refused(peer)
     assert (answer.code, answer.call_ids) == ("stopping", (2,))
