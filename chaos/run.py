@@ -22,6 +22,7 @@ from chaos.doors import Door, GrpcDoor, ZmqDoor, ask
 from chaos.faults import FAULTS, Fault, revive
 from chaos.history import History
 from chaos.host import StandstillWatch, turn
+from chaos.judge import linearizability
 from chaos.revisions import RevisionChecker
 from chaos.scenarios import Scenario, Strike, plan
 from chaos.targets import Target, await_leader, make_target
@@ -168,6 +169,7 @@ class _Run:
         for workload in self._workloads:
             verdict.safety += workload.check(list(self._history.of(workload.name)))
         verdict.safety += RevisionChecker(self._history.records).check()
+        verdict.safety += linearizability(self._history)
         verdict.safety += self._crashes
         good = sum(record.ok for record in self._history.records)
         if good < OK_CALLS_MIN:

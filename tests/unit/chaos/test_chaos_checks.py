@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from histories import MadeUp, listing, pair, put_answer, txn_answer
 
+from chaos.judge import linearizability
 from chaos.requests import delete, get, if_revision, if_value, put, scan, txn
 from chaos.revisions import RevisionChecker
 from chaos.workloads import WORKLOADS
@@ -95,6 +96,18 @@ def test_another_value_than_was_written() -> None:
     made.call(put("a", "1"), put_answer(2))
     made.call(get("a"), listing(2, pair("a", "other", 2)))
     assert "was acknowledged, but read was" in revision_faults(made)
+
+
+def test_the_search_judges_the_whole_history() -> None:
+    """What no revision alone shows: a swap that found a value which was never there."""
+    made = MadeUp("x")
+    made.call(put("a", "1"), put_answer(2))
+    made.call(txn([if_value("a", "1")], [put("a", "2")]), txn_answer(3, put_answer(3)))
+    assert linearizability(made.history) == []
+    made.call(txn([if_value("a", "1")], [put("a", "3")]), txn_answer(4, put_answer(4)))
+    assert revision_faults(made) == ""
+    (told,) = linearizability(made.history)
+    assert "not linearizable" in told
 
 
 # --- workloads -------------------------------------------------------------------------------------
