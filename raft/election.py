@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from protocol.peer import PeerMessage, RequestVote, RequestVoteReply
 from protocol.types import NOBODY, MemberId, Millis, Term
-from raft import replication
+from raft import membership, replication
 from raft.quorum import VoteResult, vote_result
 from raft.transitions import Cause, Role
 
@@ -44,7 +44,7 @@ def first_timeout(raft: "Raft") -> None:
 def timed_out(raft: "Raft") -> None:
     """No leader was heard: ask around whether an election could be won, without touching the term."""
     raft.elections_tried += 1
-    if not raft.configuration.is_voter(raft.member) or raft.disk_stuck:
+    if not _may_stand(raft) or raft.disk_stuck:
         reset_timeout(raft)
         return
     if raft.reluctant and not raft.passed_over:
@@ -56,6 +56,17 @@ def timed_out(raft: "Raft") -> None:
     raft.set_leader(NOBODY)
     _ask(raft, Term(raft.term + 1), pre_vote=True, transfer=False)
     record_vote(raft, raft.member, granted=True)
+
+
+def _may_stand(raft: "Raft") -> bool:
+    """Whether this member votes, or did before a change that is not committed yet.
+
+    In the latter case others may need it: as long as it alone has the entry that removes it, nobody else can be elected
+    without its vote, which its longer log forbids (thesis, section 4.2.2).
+    """
+    if raft.configuration.is_voter(raft.member):
+        return True
+    return membership.configuration_at(raft, raft.commit).is_voter(raft.member)
 
 
 def stand(raft: "Raft", cause: Cause) -> None:

@@ -235,6 +235,31 @@ def test_removed_leader_serves_until_the_change_is_committed() -> None:
     assert cluster.leader.core.configuration.voters == (N2, N3)
 
 
+def test_removed_member_stands_while_its_removal_is_not_committed() -> None:
+    """As long as it alone holds the entry that removes it, nobody else can be elected without it (section 4.2.2)."""
+    cluster = CoreCluster(2)
+    cluster.elect(1)
+    cluster.advance(200)
+    assert change(cluster, 1, [2], []) is ErrorCode.OK
+    while cluster.core(1).configuration.joint:
+        for number in (1, 2):
+            while cluster[number].persist():
+                pass
+        cluster.deliver()
+    while cluster[1].persist():
+        pass
+    cluster.wire.clear()
+    assert cluster.core(1).configuration.voters == (N2,)
+    assert cluster.core(2).configuration.joint, "it has not heard of the end of the change"
+    cluster.crash(1)
+    cluster.restart(1)
+    cluster.advance(10_000)
+
+    assert cluster.leader.member == N2
+    assert cluster.core(2).configuration.voters == (N2,)
+    assert not cluster.core(2).configuration.joint
+
+
 @pytest.mark.parametrize(
     ("voters", "learners"), [([], [1]), ([1, 2, 2], []), ([1, 2], [2])], ids=["nobody", "twice", "both"]
 )

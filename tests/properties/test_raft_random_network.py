@@ -44,7 +44,7 @@ def test_one_seed_is_one_history() -> None:
 def test_schedules_reach_what_they_are_for() -> None:
     """The scheduler really elects, commits, crashes and cuts: over a few seeds all of it has happened."""
     commits = crashes = snapshots = terms = 0
-    for seed in range(6):
+    for seed in range(12):
         scheduler = CoreMix(seed)
         scheduler.run(STEPS)
         members = scheduler.cluster.members.values()
