@@ -41,10 +41,12 @@ class Pair:
     def step(self, requests: list[Message], context: str) -> list[Answer]:
         """Ask all the same and hold the answers against each other; return etcd's.
 
-        The first is answered before the others are asked. All go to one node: it answers a write when its own store
-        has it, so what it then reads from its own state is as fresh as etcd's.
+        The first is answered before the others are asked. All go to one node: it has what the nodes before it wrote
+        once it has served a linearizable read, and it answers a write when its own store has it, so what it then reads
+        from its own state is as fresh as etcd's.
         """
         node = self._nodes[next(self._turn) % len(self._nodes)]
+        node.answer(rpc.RangeRequest(key=b"anything"))
         answers: list[Answer] = []
         for together in (requests[:1], requests[1:]):
             for request, *futures in [(request, self._etcd.ask(request), node.ask(request)) for request in together]:
