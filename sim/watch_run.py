@@ -7,16 +7,18 @@ import random
 from dataclasses import replace
 from typing import Final
 
+from sim.clients import SimClient
 from sim.replay import check_history
 from sim.run import NODE_COUNTS, Options, Report, run_seed
 from sim.trouble import SimulationFailed
 from sim.watch_checkers import check_watches
-from sim.watchers import WatchParts
+from sim.watchers import Fleet, WatchParts
 from sim.weather import draw_config
 
 WATCHERS: Final = 6
-REST_US: Final = 5_000_000
-RESTS_MAX: Final = 20
+FIRST_PROBE: Final = 2000
+REST_US: Final = 1_000_000
+RESTS_MAX: Final = 100
 """After convergence so many rests of that length are what slow readers may need for what they have not read."""
 
 
@@ -31,13 +33,17 @@ def run_watch_seed(seed: int, options: Options | None = None, *, watchers: int =
     if report.failure is not None or world is None:
         return report
     try:
-        for _ in range(RESTS_MAX):
+        for number in range(RESTS_MAX):
+            # A few puts each time: they must be heard, too, and an idle cluster is no subject.
+            probe = SimClient(world, FIRST_PROBE + number, world.rng(f"rest:{number}"))
+            probe.probe(world.nodes[number % len(world.nodes)])
+            probe.begin()
             world.run_until(world.now_us + REST_US)
-            if all(watcher.settled for watcher in parts.fleet.watchers):
+            if _all_settled(parts.fleet):
                 break
-        else:
+        world.run_until(world.now_us + REST_US)  # what the last puts made is told by then
+        if not world.run_until(world.now_us + REST_US, lambda: _all_settled(parts.fleet)):
             raise SimulationFailed("every watcher is served", "a watcher still waits although everything is at rest")
-        world.run_until(world.now_us + REST_US)
         records = parts.fleet.finish()
         model = check_history(world.history, world.logs.committed.entries).model
         report.counts["watch_events_checked"] = check_watches(records, model.past, model.compacted)
@@ -47,3 +53,7 @@ def run_watch_seed(seed: int, options: Options | None = None, *, watchers: int =
         report.story = world.trace.story()
     report.counts |= {kind: count for kind, count in sorted(world.counts.items()) if kind.startswith("watch")}
     return report
+
+
+def _all_settled(fleet: Fleet) -> bool:
+    return all(watcher.settled for watcher in fleet.watchers)
