@@ -11,11 +11,14 @@ from actd.errors import (
     Unavailable,
     WatchCompacted,
 )
+from actd.leases import AsyncLease, Lease, LeaseLost
 from actd.results import (
     CompactResult,
     DeleteResult,
     HashResult,
     KeyValue,
+    LeaseResult,
+    LeaseTimeResult,
     Member,
     PutResult,
     RangeResult,
@@ -31,6 +34,7 @@ __all__ = [
     "ActdError",
     "AsyncCache",
     "AsyncClient",
+    "AsyncLease",
     "AsyncWatch",
     "Cache",
     "CallTimedOut",
@@ -42,6 +46,10 @@ __all__ = [
     "Get",
     "HashResult",
     "KeyValue",
+    "Lease",
+    "LeaseLost",
+    "LeaseResult",
+    "LeaseTimeResult",
     "Member",
     "Nested",
     "Pipeline",

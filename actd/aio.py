@@ -13,11 +13,14 @@ from actd import calls
 from actd.calls import Call, Key
 from actd.client import DEFAULT_TIMEOUT_S
 from actd.errors import ActdError, ClientClosed
+from actd.leases import AsyncLease
 from actd.results import (
     CompactResult,
     DeleteResult,
     HashResult,
     KeyValue,
+    LeaseResult,
+    LeaseTimeResult,
     Member,
     PutResult,
     RangeResult,
@@ -184,6 +187,34 @@ class AsyncClient:
     ) -> "asyncio.Future[CompactResult]":
         """Give up history before `revision`."""
         return self.submit(calls.compact(revision, physical=physical), timeout_s)
+
+    def lease(self, ttl_s: int, lease: int = 0) -> AsyncLease:
+        """Return a lease of `ttl_s` seconds as a context: inside it keeps itself alive, or tells by `lost`."""
+        return AsyncLease(self, ttl_s, lease)
+
+    def lease_grant(
+        self, ttl_s: int, lease: int = 0, *, timeout_s: float | None = None
+    ) -> "asyncio.Future[LeaseResult]":
+        """Grant a lease that nobody keeps alive by itself; the server chooses the id unless one is given."""
+        return self.submit(calls.lease_grant(ttl_s, lease), timeout_s)
+
+    def lease_revoke(self, lease: int, *, timeout_s: float | None = None) -> "asyncio.Future[int]":
+        """End a lease and delete its keys; the result is the revision."""
+        return self.submit(calls.lease_revoke(lease), timeout_s)
+
+    def lease_keep_alive(self, lease: int, *, timeout_s: float | None = None) -> "asyncio.Future[LeaseResult]":
+        """Give a lease its whole time again; `ttl_s` is 0 if there is no such lease."""
+        return self.submit(calls.lease_keep_alive(lease), timeout_s)
+
+    def lease_time_to_live(
+        self, lease: int, *, keys: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[LeaseTimeResult]":
+        """Tell what is left of a lease, and with `keys` what is attached to it."""
+        return self.submit(calls.lease_time_to_live(lease, keys=keys), timeout_s)
+
+    def leases(self, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[int, ...]]":
+        """Tell the ids of all leases."""
+        return self.submit(calls.leases(), timeout_s)
 
     def status(self, *, timeout_s: float | None = None) -> "asyncio.Future[StatusResult]":
         """Return how the member at the other end stands."""

@@ -9,6 +9,8 @@ from actd.results import (
     DeleteResult,
     HashResult,
     KeyValue,
+    LeaseResult,
+    LeaseTimeResult,
     Member,
     PutResult,
     RangeResult,
@@ -167,6 +169,24 @@ def _read_compact(body: bytes) -> CompactResult:
     return trusted(CompactResult, {"revision": _revision(wire.decode(wire.COMPACT, body))})
 
 
+def _read_lease(body: bytes) -> LeaseResult:
+    fields = wire.decode(wire.LEASE, body)
+    return LeaseResult(revision=_revision(fields), **_headless(fields))
+
+
+def _read_lease_time(body: bytes) -> LeaseTimeResult:
+    fields = wire.decode(wire.LEASE_TIME_TO_LIVE, body)
+    return LeaseTimeResult(revision=_revision(fields), **_headless(fields))
+
+
+def _read_leases(body: bytes) -> tuple[int, ...]:
+    return tuple(lease.get("lease", 0) for lease in wire.decode(wire.LEASES, body).get("leases", ()))
+
+
+def _headless(fields: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if name != "header"}
+
+
 def _read_status(body: bytes) -> StatusResult:
     fields = wire.decode(wire.STATUS, body)
     header = fields.pop("header", {})
@@ -249,3 +269,29 @@ def hash_kv(revision: int = 0) -> Call[HashResult]:
 def members(*, linearizable: bool = True) -> Call[tuple[Member, ...]]:
     """List the members."""
     return Call(8, wire.integer(1, linearizable), _read_members, True)
+
+
+def lease_grant(ttl_s: int, lease: int = 0) -> Call[LeaseResult]:
+    """Grant a lease; without an id the server chooses one."""
+    return Call(9, wire.integer(1, ttl_s) + wire.integer(2, lease), _read_lease, repeatable=False)
+
+
+def lease_revoke(lease: int) -> Call[int]:
+    """End a lease and delete its keys; the answer is the revision."""
+    read = lambda body: _revision(wire.decode(wire.COMPACT, body))  # noqa: E731 - a header is all there is
+    return Call(10, wire.integer(1, lease), read, repeatable=False)
+
+
+def lease_keep_alive(lease: int) -> Call[LeaseResult]:
+    """Give a lease its whole time again."""
+    return Call(11, wire.integer(1, lease), _read_lease, repeatable=True)
+
+
+def lease_time_to_live(lease: int, *, keys: bool = False) -> Call[LeaseTimeResult]:
+    """Ask what is left of a lease."""
+    return Call(12, wire.integer(1, lease) + wire.integer(2, keys), _read_lease_time, repeatable=True)
+
+
+def leases() -> Call[tuple[int, ...]]:
+    """List the ids of all leases."""
+    return Call(13, b"", _read_leases, repeatable=True)

@@ -15,11 +15,14 @@ from typing import Any, Final, TypeVar
 from actd import calls
 from actd.calls import Call, Key
 from actd.errors import ActdError, ClientClosed
+from actd.leases import Lease
 from actd.results import (
     CompactResult,
     DeleteResult,
     HashResult,
     KeyValue,
+    LeaseResult,
+    LeaseTimeResult,
     Member,
     PutResult,
     RangeResult,
@@ -248,6 +251,30 @@ class Client:
     def compact(self, revision: int, *, physical: bool = False, timeout_s: float | None = None) -> CompactResult:
         """Give up history before `revision`; `physical` waits until its space is free."""
         return self._call(calls.compact(revision, physical=physical), timeout_s)
+
+    def lease(self, ttl_s: int, lease: int = 0) -> Lease:
+        """Return a lease of `ttl_s` seconds as a context: inside it keeps itself alive, or tells by `lost`."""
+        return Lease(self, ttl_s, lease)
+
+    def lease_grant(self, ttl_s: int, lease: int = 0, *, timeout_s: float | None = None) -> LeaseResult:
+        """Grant a lease that nobody keeps alive by itself; the server chooses the id unless one is given."""
+        return self._call(calls.lease_grant(ttl_s, lease), timeout_s)
+
+    def lease_revoke(self, lease: int, *, timeout_s: float | None = None) -> int:
+        """End a lease and delete its keys; return the revision."""
+        return self._call(calls.lease_revoke(lease), timeout_s)
+
+    def lease_keep_alive(self, lease: int, *, timeout_s: float | None = None) -> LeaseResult:
+        """Give a lease its whole time again; `ttl_s` is 0 if there is no such lease."""
+        return self._call(calls.lease_keep_alive(lease), timeout_s)
+
+    def lease_time_to_live(self, lease: int, *, keys: bool = False, timeout_s: float | None = None) -> LeaseTimeResult:
+        """Return what is left of a lease, and with `keys` what is attached to it."""
+        return self._call(calls.lease_time_to_live(lease, keys=keys), timeout_s)
+
+    def leases(self, *, timeout_s: float | None = None) -> tuple[int, ...]:
+        """Return the ids of all leases."""
+        return self._call(calls.leases(), timeout_s)
 
     def status(self, *, timeout_s: float | None = None) -> StatusResult:
         """Return how the member at the other end stands."""

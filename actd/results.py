@@ -81,6 +81,20 @@ class PutResult(Result):
     previous: KeyValue | None = None
 
 
+class LeaseResult(Result):
+    """A lease was granted or kept alive for `ttl_s` seconds; 0: there is no such lease."""
+
+    lease: int = 0
+    ttl_s: int = 0
+
+
+class LeaseTimeResult(LeaseResult):
+    """What is left of a lease (`ttl_s`; -1: there is none), what was granted, and its keys if they were asked for."""
+
+    granted_ttl_s: int = 0
+    keys: tuple[bytes, ...] = ()
+
+
 class RangeResult(Result):
     """Pairs of a range; `count` is how many there are in all, `more` whether `limit` cut some off."""
 

@@ -116,6 +116,17 @@ WATCH: Final[Spec] = {
     11: Field("events", "message", repeated=True, inner=WATCH_EVENT),
 }
 COMPACT: Final[Spec] = {1: _HEADER_FIELD}
+LEASE: Final[Spec] = {1: _HEADER_FIELD, 2: Field("lease", "int"), 3: Field("ttl_s", "int")}
+"""Of a grant and of a keep-alive alike."""
+LEASE_TIME_TO_LIVE: Final[Spec] = {
+    **LEASE,
+    4: Field("granted_ttl_s", "int"),
+    5: Field("keys", "bytes", repeated=True),
+}
+LEASES: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("leases", "message", repeated=True, inner={1: Field("lease", "int")}),
+}
 STATUS: Final[Spec] = {
     1: Field("header", "message", inner=STATUS_HEADER),
     2: Field("version", "text"),
