@@ -12,6 +12,7 @@ from typing import Final
 
 from protocol.config import ClusterConfig
 from sim.clients import PROBES, SimClient
+from sim.linear import check_linearizable
 from sim.parts import Parts, ProductionParts
 from sim.replay import check_history
 from sim.trouble import SimulationFailed
@@ -185,6 +186,7 @@ def _judge(world: World) -> None:
     """What the clients were told is what the log says."""
     replay = check_history(world.history, world.logs.committed.entries)
     world.counts["batches_repeated"] += replay.batches_repeated
+    world.counts["judged_with_log"] += check_linearizable(world.history, replay)
     for node in world.nodes:
         applied, revision = _state(world, node.name)
         if revision != replay.model.revision:
