@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from checker.history import History
 from checker.items import Problem, problem_of
 from checker.search import Answer, Verdict, decide
+from checker.servers import revision_of, went_back
 from checker.shrink import VISITS_MAX, Contradiction, shortest_contradiction
+from checker.trouble import Trouble
 from checker.words import answer_words, related, request_words, trouble_words
 
 
@@ -77,6 +79,9 @@ def judge(history: History, *, steps_max: int = 0, visits_max: int = VISITS_MAX)
     problem = problem_of(history)
     verdict = decide(problem, steps_max=steps_max)
     judgement = Judgement(history, problem, verdict)
+    back = went_back(history.operations) if verdict.answer == Answer.LINEARIZABLE else None
+    if back is not None:
+        return _gone_back(judgement, *back)
     if verdict.answer == Answer.CONTRADICTION:
         found = shortest_contradiction(problem, history.operations, verdict, visits_max=visits_max)
         judgement.contradiction = found
@@ -85,4 +90,17 @@ def judge(history: History, *, steps_max: int = 0, visits_max: int = VISITS_MAX)
             for number in related(found.trouble, problem.items, history.operations)
             if number not in found.numbers
         ]
+    return judgement
+
+
+def _gone_back(judgement: Judgement, before: int, after: int) -> Judgement:
+    """Every answer could be explained, but one server answered from the past."""
+    operations = judgement.history.operations
+    revisions = [revision_of(operations[number]) for number in (before, after)]
+    text = (
+        f"#{after} was answered at revision {revisions[1]} by {operations[after].server}, which had answered #{before} "
+    )
+    trouble = Trouble(f"{text}at revision {revisions[0]} before it began", (), revisions[1])
+    judgement.verdict = Verdict(Answer.CONTRADICTION, judgement.verdict.steps, trouble=trouble)
+    judgement.contradiction = Contradiction([before, after], trouble, operations[after].returned or 0)
     return judgement

@@ -2,6 +2,7 @@
 
 import random
 import re
+from dataclasses import replace
 
 import pytest
 from stories import Story, pair
@@ -149,3 +150,18 @@ def test_an_operation_that_never_returned_has_an_open_end() -> None:
     """A history may end with calls that nobody waited for."""
     operation = Operation("c", "put", {"key": "k", "value": "v"}, 1, None, Outcome.UNKNOWN)
     assert "outcome unknown" in page_of(judge(History([operation])))
+
+
+def test_a_server_that_goes_back_is_blamed() -> None:
+    """Both reads may be stale, but not one after the other by the same server; another life of it may."""
+    for lives, honest in ((("n1/1", "n1/1"), False), (("n1/1", "n1/2"), True), (("", ""), True)):
+        story = Story()
+        story.put("k", "1").ok(2)
+        new = story.get("k", serializable=True).shows(2, pair("k", "1", 2))
+        old = story.get("k", serializable=True).shows(1)
+        for operation, server in zip((new, old), lives, strict=True):
+            story.history.operations.remove(operation)
+            story.add(replace(operation, server=server))
+        judgement = judge(story.history)
+        assert judgement.passed == honest
+        assert honest or "by n1/1, which had answered" in judgement.text()
