@@ -85,10 +85,13 @@ def plan(scenario: Scenario, kind: str, seed: int, seconds: float) -> list[Strik
     for lane in range(scenario.at_once if names else 0):
         rng = random.Random(f"{seed} {scenario.name} {lane}")
         left: list[str] = []
-        at = 0.5 + rng.uniform(*scenario.quiet_s) * (lane + 1)
+        # The first strike comes and ends in time however short the run is: one without faults shows little.
+        at = min(0.5 + rng.uniform(*scenario.quiet_s) * (lane + 1), seconds / 3)
+        length_max = 0.99 * (seconds - at)
         while True:
             left = left or rng.sample(names, len(names))
-            length = rng.uniform(*scenario.fault_s)
+            length = min(rng.uniform(*scenario.fault_s), length_max)
+            length_max = scenario.fault_s[1]
             if at + length > seconds:
                 break
             strikes.append(Strike(left.pop(), at, at + length, f"{seed} {lane} {len(strikes)}"))

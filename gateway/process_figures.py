@@ -31,6 +31,21 @@ def _shared_bytes(pid: int) -> int:
     return 0
 
 
+class _CpuTicks:
+    """The most processor time that was seen: a process that ends between two looks is for a moment counted nowhere."""
+
+    def __init__(self) -> None:
+        self._most = 0
+
+    def at_least(self, ticks: int) -> int:
+        """Return `ticks`, or what was returned before if that is more."""
+        self._most = max(self._most, ticks)
+        return self._most
+
+
+_CPU: Final = _CpuTicks()
+
+
 def read_processes(pids: list[int]) -> list[tuple[str, dict[str, str], float]]:
     """Return name, labels and value of each figure; the first pid is the parent of the others."""
     cpu_ticks = resident = virtual = descriptors = 0
@@ -54,7 +69,7 @@ def read_processes(pids: list[int]) -> list[tuple[str, dict[str, str], float]]:
         if line.startswith("btime "):
             booted = int(line.split()[1])
     figures = {
-        "process_cpu_seconds_total": cpu_ticks / _TICKS_PER_S,
+        "process_cpu_seconds_total": _CPU.at_least(cpu_ticks) / _TICKS_PER_S,
         "process_resident_memory_bytes": resident,
         "process_virtual_memory_bytes": virtual,
         "process_start_time_seconds": booted + started_ticks / _TICKS_PER_S,

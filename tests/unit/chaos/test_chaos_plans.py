@@ -29,3 +29,12 @@ def test_every_fault_has_its_turn() -> None:
     """Ten minutes of everything that needs no special right leave nothing out."""
     made = plan(SCENARIOS["combined"], "actd", 1, 600.0)
     assert {strike.fault for strike in made} == set(EVERYTHING)
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_even_a_short_run_has_a_fault(seed: int) -> None:
+    """Ten seconds are enough for at least one strike of every scenario that has faults, and it ends in time."""
+    for name, scenario in SCENARIOS.items():
+        strikes = plan(scenario, "actd", seed, 10.0)
+        assert bool(strikes) == bool(scenario.faults), name
+        assert all(strike.ends_s <= 10.0 for strike in strikes), name
