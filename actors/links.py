@@ -319,16 +319,24 @@ class PeerDoor:
         self.inbox.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
         self.inbox.setsockopt(zmq.LINGER, 0)
         self.inbox.setsockopt(zmq.IPV6, 1)
-        try:
-            self.inbox.bind(address)
-        except zmq.ZMQError as error:
-            raise StartRefused(f"peer address {address}: {error.strerror}") from error
+        self.listen(address)
         self.pending = True
         """As `LocalLinks.pending`."""
         self.refused: list[tuple[MemberId, str]] = []
         """Members whose packets were refused since the last turn, and why."""
         self._welcome: dict[bytes, tuple[PeerHeader, str]] = {}
         """Heads that were found good, with the counter of what came under them: members repeat theirs."""
+
+    def listen(self, address: str) -> None:
+        """Listen at one more address.
+
+        Raises:
+            StartRefused: it cannot be had.
+        """
+        try:
+            self.inbox.bind(address)
+        except zmq.ZMQError as error:
+            raise StartRefused(f"peer address {address}: {error.strerror}") from error
 
     def fileno(self) -> int:
         """As `LocalLinks.fileno`."""

@@ -9,11 +9,13 @@ import json
 import os
 import secrets
 from pathlib import Path
+from typing import Any
 
 from actors.links import RUN_DIR
 from protocol.config import ClusterConfig
 from protocol.errors import StartRefused
-from protocol.types import Incarnation, MemberId, StoreId
+from protocol.identity import Founding, FoundingMember
+from protocol.types import ClusterId, Incarnation, MemberId, StoreId
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "lock"
@@ -22,11 +24,16 @@ LOCK_FILE = "lock"
 class NodeDirectory:
     """An open and locked data directory."""
 
-    def __init__(self, path: Path, config: ClusterConfig, name: str) -> None:
+    def __init__(self, path: Path, config: ClusterConfig, name: str, founding: Founding | None = None) -> None:
+        """With `founding`, that is what a new directory begins with, and one that has begun keeps its own (as etcd's
+        initial flags); without, the cluster file must go on saying what it said at first.
+        """
         self.path = path
-        self._config = config
+        self.founding = founding or config.founding()
+        """Of the cluster whose data this is, once open."""
+        self._keeps = founding is not None
         self._name = name
-        self.member: MemberId = config.member_id(name)
+        self.member: MemberId = self.founding.member_id(name)
         self.store = StoreId(0)
         self._incarnation = 0
         self._lock: int | None = None
@@ -59,15 +66,18 @@ class NodeDirectory:
     def _read(self, identity: Path) -> None:
         try:
             known = json.loads(identity.read_text())
-            cluster, member = int(known["cluster"], 16), int(known["member"], 16)
+            cluster, member = ClusterId(int(known["cluster"], 16)), MemberId(int(known["member"], 16))
+            founders = tuple(_founder(entry) for entry in known.get("founders", ()))
             self.store = StoreId(int(known["store"], 16))
             self._incarnation = int(known["incarnation"])
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise StartRefused(f"{identity}: not readable as an identity: {error}; restore it from a backup") from error
-        if cluster != self._config.cluster_id or member != self.member:
+        if self._keeps and founders:
+            self.founding, self.member = Founding(cluster, founders), member
+        elif cluster != self.founding.cluster or member != self.member:
             raise StartRefused(
                 f"{self.path}: holds the data of member {member:x} of cluster {cluster:x}; the cluster file says "
-                f"{self._name} is member {self.member:x} of cluster {self._config.cluster_id:x}. Use the file this "
+                f"{self._name} is member {self.member:x} of cluster {self.founding.cluster:x}. Use the file this "
                 "directory was made with, or another data_dir"
             )
 
@@ -80,11 +90,20 @@ class NodeDirectory:
     def _write(self) -> None:
         text = json.dumps(
             {
-                "cluster": f"{self._config.cluster_id:x}",
+                "cluster": f"{self.founding.cluster:x}",
                 "member": f"{self.member:x}",
                 "name": self._name,
                 "store": f"{self.store:x}",
                 "incarnation": self._incarnation,
+                "founders": [
+                    {
+                        "member": f"{founder.member:x}",
+                        "name": founder.name,
+                        "peer_urls": founder.peer_urls,
+                        "client_urls": founder.client_urls,
+                    }
+                    for founder in self.founding.founders
+                ],
             },
             indent=2,
         )
@@ -128,3 +147,10 @@ class NodeDirectory:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+
+def _founder(entry: dict[str, Any]) -> FoundingMember:
+    """Return a founder as the identity file tells of it."""
+    return FoundingMember(
+        MemberId(int(entry["member"], 16)), entry["name"], tuple(entry["peer_urls"]), tuple(entry["client_urls"])
+    )

@@ -15,6 +15,7 @@ from actors.actor import Actor
 from actors.lifeline import Lifeline
 from actors.links import LocalLinks, PeerDoor, PeerLinks
 from actors.shell import Shell
+from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
 from protocol.identity import NodeIdentity
 from protocol.types import Incarnation, MemberId
@@ -39,7 +40,7 @@ class ProcessContext:
 
     def peer_addresses(self) -> dict[MemberId, str]:
         """Return where each member's peers connect."""
-        return {self.config.member_id(node.name): f"tcp://{node.peer}" for node in self.config.nodes}
+        return {founder.member: parse_url(founder.peer_urls[0]).zmq_connect() for founder in self.identity.founders}
 
 
 Role = Callable[[ProcessContext], int]
@@ -58,7 +59,10 @@ def run_shell(context: ProcessContext, actor: Actor, *, peers: bool, door: bool)
         peer_links.connect_all()
     peer_door = None
     if door:
-        peer_door = PeerDoor(zmq_context, context.identity, f"tcp://{context.node.peer}", actor.metrics)
+        listeners = [address.zmq_bind() for address in context.node.peer_listeners]
+        peer_door = PeerDoor(zmq_context, context.identity, listeners[0], actor.metrics)
+        for more in listeners[1:]:
+            peer_door.listen(more)
     halt = Shell(actor, context.lifeline, links, peer_links, peer_door).run()
     zmq_context.term()
     return 1 if halt.failed else 0

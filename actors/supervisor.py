@@ -11,6 +11,7 @@ import os
 import select
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,7 +26,7 @@ from actors.shell import HELPERS, REASON_CHARS_MAX
 from protocol import local
 from protocol.config import ClusterConfig, NodeConfig
 from protocol.errors import PeerFault, StartRefused
-from protocol.identity import FoundingMember, NodeIdentity
+from protocol.identity import Founding, NodeIdentity
 from protocol.message import Message
 from protocol.types import Incarnation
 
@@ -66,12 +67,26 @@ class Supervisor:
         data_dir: Path,
         roles: dict[str, Role],
         launcher: Lifeline | None,
+        founding: Founding | None = None,
+        heard: Callable[[Message], None] | None = None,
     ) -> None:
+        """Without `founding` the cluster is as `config` says; with it, a data directory that has one keeps its own.
+
+        Args:
+            config: the cluster file, or what the flags made of it.
+            node: this node.
+            data_dir: its data directory.
+            roles: what the actors run.
+            launcher: who wants to hear of leadership and of the end, if that is another process.
+            founding: the founding members by flags.
+            heard: the same words for this process.
+        """
         self._config = config
         self._node = node
         self._roles = roles
         self._launcher = launcher
-        self._directory = NodeDirectory(data_dir, config, node.name)
+        self._heard = heard
+        self._directory = NodeDirectory(data_dir, config, node.name, founding)
         self._log = structlog.get_logger().bind(node=node.name, actor="supervisor")
         self._children: dict[int, Child] = {}
         self._group_incarnation = Incarnation(0)
@@ -200,17 +215,13 @@ class Supervisor:
         siblings: dict[str, Incarnation],
         arguments: dict[str, object],
     ) -> ProcessContext:
-        founders = tuple(
-            FoundingMember(self._config.member_id(node.name), node.name, (node.peer_url,), (node.client_url,))
-            for node in self._config.nodes
-        )
         identity = NodeIdentity(
-            self._config.cluster_id,
+            self._directory.founding.cluster,
             self._directory.member,
             self._node.name,
             self._directory.store,
             incarnation,
-            founders,
+            self._directory.founding.founders,
         )
         return ProcessContext(identity, self._config, self._node, self._directory.path, lifeline, siblings, arguments)
 
@@ -280,6 +291,8 @@ class Supervisor:
             self._stopping = True
 
     def _tell_launcher(self, message: Message) -> None:
+        if self._heard is not None:
+            self._heard(message)
         if self._launcher is not None:
             self._launcher.send(message)
 

@@ -14,7 +14,9 @@ from typing import Final, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
+from protocol.addresses import Address, parse_listen_url, parse_url
 from protocol.errors import ConfigError
+from protocol.identity import Founding, FoundingMember
 from protocol.types import ClusterId, MemberId
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -139,6 +141,42 @@ class NodeConfig(BaseModel):
     peer: str = Field(description="other members connect here (ZeroMQ)")
     zmq: str = Field(description="ZeroMQ clients connect here")
     data_dir: str = Field("", description="where the node keeps its data; default: <data_dir of the cluster>/<name>")
+    listen_client_urls: tuple[str, ...] = Field(
+        (), description="where gRPC and HTTP clients are listened to, when that is not `client` alone; unix:// too"
+    )
+    listen_peer_urls: tuple[str, ...] = Field(
+        (), description="where other members are listened to, when that is not `peer`, e.g. behind a proxy"
+    )
+    listen_metrics_urls: tuple[str, ...] = Field((), description="/metrics and health pages on ports of their own")
+    advertise_client_urls: tuple[str, ...] = Field(
+        (), description="the client URLs that MemberList shows; default: `client`"
+    )
+    advertise_peer_urls: tuple[str, ...] = Field(
+        (), description="what other members dial, and what the member id is made of; default: `peer`"
+    )
+
+    @field_validator("listen_client_urls", "listen_peer_urls", "listen_metrics_urls")
+    @classmethod
+    def _listened_on(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in map(parse_listen_url, value):
+            if not address.is_local:
+                raise ValueError(_not_loopback(address.text))
+        return value
+
+    @field_validator("listen_peer_urls", "advertise_peer_urls")
+    @classmethod
+    def _tcp(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for address in map(parse_url, value):
+            if address.is_unix:
+                raise ValueError(f"{address.text!r}: members speak to each other over TCP only")
+        return value
+
+    @field_validator("advertise_client_urls")
+    @classmethod
+    def _advertised(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for url in value:
+            parse_url(url)
+        return value
 
     @field_validator("client", "peer", "zmq")
     @classmethod
@@ -152,21 +190,49 @@ class NodeConfig(BaseModel):
         except ValueError:
             raise ValueError(f"{host!r} is neither an IP address nor localhost") from None
         if not loopback:
-            raise ValueError(
-                f"{value!r} is not a loopback address: this version has no TLS and no CURVE yet, so it listens on "
-                "127.0.0.1, ::1 or localhost only"
-            )
+            raise ValueError(_not_loopback(value))
         return value
 
     @property
-    def peer_url(self) -> str:
-        """The peer address as etcd writes it."""
-        return f"http://{self.peer}"
+    def peer_urls(self) -> tuple[str, ...]:
+        """What other members dial, as etcd writes it."""
+        return self.advertise_peer_urls or (f"http://{self.peer}",)
 
     @property
-    def client_url(self) -> str:
-        """The client address as etcd writes it."""
-        return f"http://{self.client}"
+    def client_urls(self) -> tuple[str, ...]:
+        """What clients dial, as etcd writes it."""
+        return self.advertise_client_urls or (f"http://{self.client}",)
+
+    @property
+    def client_listeners(self) -> tuple[Address, ...]:
+        """Where gRPC and HTTP clients are listened to."""
+        return tuple(map(parse_listen_url, self.listen_client_urls or (f"http://{self.client}",)))
+
+    @property
+    def peer_listeners(self) -> tuple[Address, ...]:
+        """Where other members are listened to."""
+        return tuple(map(parse_listen_url, self.listen_peer_urls or (f"http://{self.peer}",)))
+
+    @property
+    def metrics_listeners(self) -> tuple[Address, ...]:
+        """Where only pages are served."""
+        return tuple(map(parse_listen_url, self.listen_metrics_urls))
+
+    def listeners(self) -> dict[str, tuple[Address, ...]]:
+        """Everything this node listens on, by the key that says so."""
+        return {
+            "client": self.client_listeners,
+            "peer": self.peer_listeners,
+            "zmq": (parse_listen_url(f"http://{self.zmq}"),),
+            "listen_metrics_urls": self.metrics_listeners,
+        }
+
+
+def _not_loopback(address: str) -> str:
+    return (
+        f"{address!r} is not a loopback address: this version has no TLS and no CURVE yet, so it listens on "
+        "127.0.0.1, ::1 or localhost only"
+    )
 
 
 def member_id_of(peer_urls: list[str], token: str) -> MemberId:
@@ -230,14 +296,14 @@ class ClusterConfig(BaseModel):
     def _check_addresses(self) -> None:
         taken: dict[str, str] = {}
         for node in self.nodes:
-            for key in ("client", "peer", "zmq"):
-                address: str = getattr(node, key)
-                host, _, port = address.rpartition(":")
-                listens = f"{ip_address('127.0.0.1' if host == 'localhost' else host.strip('[]'))}:{port}"
-                here = f"{node.name}.{key}"
-                if listens in taken:
-                    raise ValueError(f"nodes: {here} and {taken[listens]} are both {address}; use another port")
-                taken[listens] = here
+            for key, addresses in node.listeners().items():
+                for address in addresses:
+                    listens = address.host if address.is_unix else address.zmq_bind()
+                    here = f"{node.name}.{key}"
+                    if listens in taken:
+                        told = address.text if address.is_unix else address.host_port
+                        raise ValueError(f"nodes: {here} and {taken[listens]} are both {told}; use another port")
+                    taken[listens] = here
 
     def _check_room(self) -> None:
         """A request of the largest size must fit wherever it passes through."""
@@ -263,12 +329,20 @@ class ClusterConfig(BaseModel):
 
     def member_id(self, name: str) -> MemberId:
         """The member id of the node called `name`."""
-        return member_id_of([self.node(name).peer_url], self.token)
+        return member_id_of(list(self.node(name).peer_urls), self.token)
 
     @property
     def cluster_id(self) -> ClusterId:
         """The cluster's id."""
         return cluster_id_of([self.member_id(node.name) for node in self.nodes])
+
+    def founding(self) -> Founding:
+        """The cluster as this file begins it."""
+        founders = tuple(
+            FoundingMember(self.member_id(node.name), node.name, node.peer_urls, node.client_urls)
+            for node in self.nodes
+        )
+        return Founding(self.cluster_id, founders)
 
 
 def load_config(path: Path) -> ClusterConfig:

@@ -6,12 +6,27 @@ from protocol.types import ClusterId, Incarnation, MemberId, StoreId
 
 
 class FoundingMember(NamedTuple):
-    """A member as the cluster file names it; later changes live in the log."""
+    """A member as the cluster file or the flags name it; later changes live in the log."""
 
     member: MemberId
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
+
+
+class Founding(NamedTuple):
+    """A cluster as its founding members begin it; the same on all of them, and for good."""
+
+    cluster: ClusterId
+    founders: tuple[FoundingMember, ...]
+
+    def member_id(self, name: str) -> MemberId:
+        """Return the id of the founder called `name`.
+
+        Raises:
+            StopIteration: there is none.
+        """
+        return next(founder.member for founder in self.founders if founder.name == name)
 
 
 class NodeIdentity(NamedTuple):

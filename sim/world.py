@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.actor import Source
 from actors.effects import Log
 from protocol.config import ClusterConfig
-from protocol.identity import FoundingMember
 from protocol.local import LeadershipChanged, LogRecovered, StoreOpened
 from protocol.message import Message
 from protocol.types import NOBODY, EntryKind, MemberId
@@ -63,10 +62,7 @@ class World:
         self.history = History()
         self.calls_open: dict[int, SimClient] = {}
         self.cluster = config.cluster_id
-        self.founders = tuple(
-            FoundingMember(config.member_id(node.name), node.name, (node.peer_url,), (node.client_url,))
-            for node in config.nodes
-        )
+        self.founders = config.founding().founders
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._planned = 0
         luck = self.rng("world")

@@ -97,6 +97,8 @@ def default_of(field: FieldInfo) -> str:
     """Return what holds when a key is left out."""
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, tuple):
+        return f"`{list(field.default)}`"
     return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default:_}`"
 
 

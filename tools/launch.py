@@ -25,6 +25,7 @@ from actors.process import ROLES, Role
 from actors.supervisor import Supervisor, die_with_parent
 from gateway.process import run_gateway
 from protocol import local
+from protocol.addresses import Address
 from protocol.config import ClusterConfig, NodeConfig, load_config
 from protocol.errors import ConfigError
 
@@ -59,20 +60,29 @@ def check_ports(nodes: list[NodeConfig]) -> None:
         ConfigError: the text names node, key and address.
     """
     for node in nodes:
-        for key in ("client", "peer", "zmq"):
-            address: str = getattr(node, key)
-            host, _, port = address.rpartition(":")
-            host = host.strip("[]")
-            family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            with socket.socket(family, socket.SOCK_STREAM) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
-                    probe.bind((host, int(port)))
-                except OSError as error:
-                    raise ConfigError(
-                        f"{node.name}: {key} address {address}: {error.strerror}; stop what listens there or "
-                        "change the cluster file"
-                    ) from error
+        for key, addresses in node.listeners().items():
+            for address in addresses:
+                check_port(node.name, key, address)
+
+
+def check_port(name: str, key: str, address: Address) -> None:
+    """Refuse an address that somebody else listens on; a socket file is left to whoever listens there.
+
+    Raises:
+        ConfigError: the text names node, key and address.
+    """
+    if address.is_unix:
+        return
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise ConfigError(
+                f"{name}: {key} address {address.host_port}: {error.strerror}; stop what listens there or "
+                "change the cluster file"
+            ) from error
 
 
 class Launcher:

@@ -133,3 +133,17 @@ def test_what_is_not_a_directory_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "n1").write_text("x")
     with pytest.raises(StartRefused, match=f"{tmp_path / 'n1'}: cannot be used"):
         directory(tmp_path / "n1").open()
+
+
+def test_a_directory_that_has_begun_keeps_its_founders(tmp_path: Path) -> None:
+    """As etcd ignores its initial flags once there is data: other flags at a later start change no id and no member."""
+    first, later = config("first").founding(), config("later").founding()
+    assert first.cluster != later.cluster
+    begun = NodeDirectory(tmp_path, config(), "n1", first)
+    begun.open()
+    begun.close()
+    again = NodeDirectory(tmp_path, config(), "n1", later)
+    again.open()
+    assert again.founding == first
+    assert again.member == first.founders[0].member
+    again.close()

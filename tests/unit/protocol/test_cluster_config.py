@@ -57,7 +57,7 @@ def test_ids_are_etcds() -> None:
             "raft.election_timeout: unknown key; did you mean election_timeout_ms?",
         ),
         (GOOD + "[raft]\ncolour = 400\n", "raft.colour: unknown key; known here are append_bytes_max,"),
-        (GOOD + 'colour = "red"\n', "nodes.0.colour: unknown key; known here are client,"),
+        (GOOD + 'colour = "red"\n', "nodes.0.colour: unknown key; known here are advertise_client_urls,"),
         ("rafts = 1\n" + GOOD, "rafts: unknown key; did you mean raft?"),
         (GOOD + '[raft]\nsnapshot_count = "many"\n', "raft.snapshot_count: Input should be a valid integer"),
         (GOOD + "[raft]\nsnapshot_count = 0\n", "greater than or equal to 1, not 0"),
@@ -106,7 +106,7 @@ def test_data_directories_follow_names_unless_they_are_given(tmp_path: Path) -> 
 def test_loopback_of_either_family_is_accepted(tmp_path: Path) -> None:
     """IPv6 and localhost are as good as 127.0.0.1."""
     text = GOOD.replace("127.0.0.1:2380", "[::1]:2380").replace("127.0.0.1:2381", "localhost:2381")
-    assert load(tmp_path, text).node("n1").peer_url == "http://[::1]:2380"
+    assert load(tmp_path, text).node("n1").peer_urls[0] == "http://[::1]:2380"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
