@@ -8,9 +8,10 @@ from google.protobuf.message import DecodeError
 
 from actors.effects import Effect, Log, Send
 from actors.lessor import Lessor
+from protocol.auth import NOBODY_KNOWN, decode_as
 from protocol.command import ReadKind, decode_batch
 from protocol.config import ClusterConfig
-from protocol.errors import ErrorCode
+from protocol.errors import ClientError, ErrorCode
 from protocol.lease import encode_upkeep
 from protocol.local import LessorCallsServed, OfficeChanged, ProposeUpkeep, ServeLessorCalls, UpkeepRefused
 from protocol.types import Entry, EntryKind, Millis
@@ -69,14 +70,22 @@ class LeaseDesk:
         _, commands = decode_batch(message.payload)
         confirmed_at = message.confirmed_at
         results: list[Result] = []
-        for kind, body in commands:
+        for asked_kind, asked_body in commands:
+            kind, body = asked_kind, asked_body
             try:
+                identity = NOBODY_KNOWN
+                if kind == ReadKind.AS_USER:
+                    identity, kind, body = decode_as(body)
+                if store.auth.enabled:
+                    store.guard.check_read(identity, kind, body, store.engine)
                 if kind == ReadKind.LEASE_KEEP_ALIVE:
                     results.append(self._keep_alive(body, store, confirmed_at, now))
                 elif kind == ReadKind.LEASE_TIME_TO_LIVE:
                     results.append(self._time_to_live(body, store, confirmed_at, now))
                 else:
                     results.append((int(ErrorCode.UNIMPLEMENTED), b""))
+            except ClientError as error:
+                results.append((int(error.code), b""))
             except DecodeError:
                 results.append((int(ErrorCode.MALFORMED), b""))
         served = LessorCallsServed(asker=message.asker, context=message.context, results=tuple(results))

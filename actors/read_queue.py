@@ -16,7 +16,7 @@ from protocol.local import AnswerPiece, ReadsServed
 from protocol.types import Incarnation, Revision
 from storage.mvcc import MvccStore, Result
 from storage.range_read import PIECE_BYTES
-from storage.reads import ReadJob, StatusFields, advance_read, begin_read, plain_key
+from storage.reads import ReadJob, StatusFields, advance_read, begin_guarded_read, begin_read, plain_key
 
 JOBS_MAX: Final = 8
 """Long reads in progress at once."""
@@ -72,11 +72,12 @@ class ReadQueue:
         header = store.header(store.revision)
         size = in_vain = 0
         full = len(self._jobs) >= JOBS_MAX
+        begin = begin_guarded_read if store.auth.enabled else begin_read
         for position, (kind, body) in enumerate(commands):
             if size > MESSAGE_ANSWERS_BYTES_MAX or (full and in_vain >= IN_VAIN_MAX and not plain_key(body)):
                 self._waiting.append(_Waiting(batch, position, kind, body))
                 continue
-            result = begin_read(store, kind, body, header, status)
+            result = begin(store, kind, body, header, status)
             if not isinstance(result, ReadJob):
                 size += len(result[1])
                 results.append((position, *result))
@@ -97,7 +98,8 @@ class ReadQueue:
         effects: list[Effect] = []
         if self._waiting and len(self._jobs) < JOBS_MAX:
             batch, position, kind, body = self._waiting.popleft()
-            result = begin_read(store, kind, body, store.header(store.revision), status)
+            begin = begin_guarded_read if store.auth.enabled else begin_read
+            result = begin(store, kind, body, store.header(store.revision), status)
             if isinstance(result, ReadJob):
                 self._begin(effects, batch, position, result)
             else:

@@ -30,6 +30,22 @@ class CommandKind(IntEnum):
     LEASE_GRANT = 5
     """Id and time to live are final: the gateway has chosen what the client left open."""
     LEASE_REVOKE = 6
+    AS_USER = 20
+    """A command with the identity it is made under (`protocol.auth`); without one it is nobody's."""
+    AUTH_ENABLE = 21
+    AUTH_DISABLE = 22
+    ASSIGN_TOKEN = 23
+    """What an Authenticate becomes once its password was found right (`protocol.auth`)."""
+    USER_ADD = 24
+    """This one and a change of password carry the hash; no password is ever in the log."""
+    USER_DELETE = 25
+    USER_CHANGE_PASSWORD = 26
+    USER_GRANT_ROLE = 27
+    USER_REVOKE_ROLE = 28
+    ROLE_ADD = 29
+    ROLE_DELETE = 30
+    ROLE_GRANT_PERMISSION = 31
+    ROLE_REVOKE_PERMISSION = 32
 
 
 class ReadKind(IntEnum):
@@ -45,6 +61,19 @@ class ReadKind(IntEnum):
     LEASE_KEEP_ALIVE = 107
     """This one and the next are served by the leader's applier alone: only there time runs."""
     LEASE_TIME_TO_LIVE = 108
+    AS_USER = 120
+    """A read with the identity it is made under (`protocol.auth`)."""
+    AUTH_STATUS = 121
+    USER_GET = 122
+    USER_LIST = 123
+    ROLE_GET = 124
+    ROLE_LIST = 125
+    CREDENTIALS = 126
+    """What a password is checked against; the body is the user's name, the answer never leaves the node."""
+    PERMIT_ROOT = 127
+    """Answered with an empty body if the user may do everything."""
+    PERMIT_RANGE = 128
+    """The same if the user may read what the RangeRequest names: what a watch asks before it begins."""
 
 
 class Origin(NamedTuple):

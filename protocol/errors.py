@@ -73,6 +73,26 @@ class ErrorCode(IntEnum):
     PENDING = 33
     LEASE_EXISTS = 34
     LEASE_TTL_TOO_LARGE = 35
+    ROOT_USER_NOT_EXIST = 60
+    ROOT_ROLE_NOT_EXIST = 61
+    USER_ALREADY_EXISTS = 62
+    USER_EMPTY = 63
+    USER_NOT_FOUND = 64
+    ROLE_ALREADY_EXISTS = 65
+    ROLE_NOT_FOUND = 66
+    ROLE_EMPTY = 67
+    AUTH_FAILED = 68
+    PERMISSION_NOT_GIVEN = 69
+    PERMISSION_DENIED = 70
+    ROLE_NOT_GRANTED = 71
+    PERMISSION_NOT_GRANTED = 72
+    AUTH_NOT_ENABLED = 73
+    INVALID_AUTH_TOKEN = 74
+    INVALID_AUTH_MANAGEMENT = 75
+    AUTH_OLD_REVISION = 76
+    NO_PASSWORD_USER = 77
+    PASSWORD_TOO_LONG = 78
+    TOKENS_VERIFIED_ONLY = 79
 
 
 ANSWERED_LATER: Final = ErrorCode.PENDING
@@ -147,6 +167,33 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
         _G.DEADLINE_EXCEEDED, "context deadline exceeded", retryable=True, outcome_unknown=True
     ),
     ErrorCode.CANCELED: WireError(_G.CANCELED, "context canceled", retryable=False, outcome_unknown=True),
+    ErrorCode.ROOT_USER_NOT_EXIST: WireError(_G.FAILED_PRECONDITION, "etcdserver: root user does not exist"),
+    ErrorCode.ROOT_ROLE_NOT_EXIST: WireError(_G.FAILED_PRECONDITION, "etcdserver: root user does not have root role"),
+    ErrorCode.USER_ALREADY_EXISTS: WireError(_G.FAILED_PRECONDITION, "etcdserver: user name already exists"),
+    ErrorCode.USER_EMPTY: WireError(_G.INVALID_ARGUMENT, "etcdserver: user name is empty"),
+    ErrorCode.USER_NOT_FOUND: WireError(_G.FAILED_PRECONDITION, "etcdserver: user name not found"),
+    ErrorCode.ROLE_ALREADY_EXISTS: WireError(_G.FAILED_PRECONDITION, "etcdserver: role name already exists"),
+    ErrorCode.ROLE_NOT_FOUND: WireError(_G.FAILED_PRECONDITION, "etcdserver: role name not found"),
+    ErrorCode.ROLE_EMPTY: WireError(_G.INVALID_ARGUMENT, "etcdserver: role name is empty"),
+    ErrorCode.AUTH_FAILED: WireError(
+        _G.INVALID_ARGUMENT, "etcdserver: authentication failed, invalid user ID or password"
+    ),
+    ErrorCode.PERMISSION_NOT_GIVEN: WireError(_G.INVALID_ARGUMENT, "etcdserver: permission not given"),
+    ErrorCode.PERMISSION_DENIED: WireError(_G.PERMISSION_DENIED, "etcdserver: permission denied"),
+    ErrorCode.ROLE_NOT_GRANTED: WireError(_G.FAILED_PRECONDITION, "etcdserver: role is not granted to the user"),
+    ErrorCode.PERMISSION_NOT_GRANTED: WireError(
+        _G.FAILED_PRECONDITION, "etcdserver: permission is not granted to the role"
+    ),
+    ErrorCode.AUTH_NOT_ENABLED: WireError(_G.FAILED_PRECONDITION, "etcdserver: authentication is not enabled"),
+    ErrorCode.INVALID_AUTH_TOKEN: WireError(_G.UNAUTHENTICATED, "etcdserver: invalid auth token"),
+    ErrorCode.INVALID_AUTH_MANAGEMENT: WireError(_G.INVALID_ARGUMENT, "etcdserver: invalid auth management"),
+    ErrorCode.AUTH_OLD_REVISION: WireError(_G.INVALID_ARGUMENT, "etcdserver: revision of auth store is old"),
+    # These three are no part of etcd's catalogue: what is not goes out as Unknown with its own text.
+    ErrorCode.NO_PASSWORD_USER: WireError(
+        _G.UNKNOWN, "auth: authentication failed, password was given for no password user"
+    ),
+    ErrorCode.PASSWORD_TOO_LONG: WireError(_G.UNKNOWN, "bcrypt: password length exceeds 72 bytes"),
+    ErrorCode.TOKENS_VERIFIED_ONLY: WireError(_G.UNKNOWN, "auth: token signing attempted with verify-only key"),
     # A batch that was applied before: its first answer is gone, so the outcome is unknown to the caller.
     ErrorCode.DUPLICATE_BATCH: WireError(
         _G.UNAVAILABLE, "etcdserver: request timed out", retryable=True, outcome_unknown=True

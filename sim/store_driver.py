@@ -6,10 +6,12 @@ Owns the log of what it applied, so that a crashed store can be replayed. Knows 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
+from protocol.auth import Identity, encode_as
 from protocol.command import CommandKind, Origin, ReadKind, encode_batch
 from protocol.errors import ErrorCode
 from protocol.lease import LeaseName, LeaseUpkeep, Remaining, encode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Term
+from protocol.wire import rpc_pb2 as rpc
 from protocol.wire.mvcc_pb2 import KeyValue
 from protocol.wire.rpc_pb2 import (
     CompactionRequest,
@@ -33,12 +35,33 @@ from protocol.wire.rpc_pb2 import (
 from storage.engine import Engine
 from storage.layout import ATTACHMENT, ATTACHMENT_END, KV, KV_END, attachment_key, key_value_bytes, lease_key
 from storage.mvcc import MvccStore, Result
-from storage.reads import ReadJob, StatusFields, advance_read, begin_read
+from storage.reads import ReadJob, StatusFields, advance_read, begin_guarded_read, begin_read
 
 CLUSTER: Final = ClusterId(0x5EED)
 MEMBER: Final = MemberId(0xA1)
 
-Request = PutRequest | DeleteRangeRequest | TxnRequest | CompactionRequest | LeaseGrantRequest | LeaseRevokeRequest
+AuthRequest = (
+    rpc.AuthEnableRequest
+    | rpc.AuthDisableRequest
+    | rpc.AuthUserAddRequest
+    | rpc.AuthUserDeleteRequest
+    | rpc.AuthUserChangePasswordRequest
+    | rpc.AuthUserGrantRoleRequest
+    | rpc.AuthUserRevokeRoleRequest
+    | rpc.AuthRoleAddRequest
+    | rpc.AuthRoleDeleteRequest
+    | rpc.AuthRoleGrantPermissionRequest
+    | rpc.AuthRoleRevokePermissionRequest
+)
+Request = (
+    AuthRequest
+    | PutRequest
+    | DeleteRangeRequest
+    | TxnRequest
+    | CompactionRequest
+    | LeaseGrantRequest
+    | LeaseRevokeRequest
+)
 _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     PutRequest: (CommandKind.PUT, PutResponse),
     DeleteRangeRequest: (CommandKind.DELETE_RANGE, DeleteRangeResponse),
@@ -46,6 +69,17 @@ _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     CompactionRequest: (CommandKind.COMPACT, CompactionResponse),
     LeaseGrantRequest: (CommandKind.LEASE_GRANT, LeaseGrantResponse),
     LeaseRevokeRequest: (CommandKind.LEASE_REVOKE, LeaseRevokeResponse),
+    rpc.AuthEnableRequest: (CommandKind.AUTH_ENABLE, rpc.AuthEnableResponse),
+    rpc.AuthDisableRequest: (CommandKind.AUTH_DISABLE, rpc.AuthDisableResponse),
+    rpc.AuthUserAddRequest: (CommandKind.USER_ADD, rpc.AuthUserAddResponse),
+    rpc.AuthUserDeleteRequest: (CommandKind.USER_DELETE, rpc.AuthUserDeleteResponse),
+    rpc.AuthUserChangePasswordRequest: (CommandKind.USER_CHANGE_PASSWORD, rpc.AuthUserChangePasswordResponse),
+    rpc.AuthUserGrantRoleRequest: (CommandKind.USER_GRANT_ROLE, rpc.AuthUserGrantRoleResponse),
+    rpc.AuthUserRevokeRoleRequest: (CommandKind.USER_REVOKE_ROLE, rpc.AuthUserRevokeRoleResponse),
+    rpc.AuthRoleAddRequest: (CommandKind.ROLE_ADD, rpc.AuthRoleAddResponse),
+    rpc.AuthRoleDeleteRequest: (CommandKind.ROLE_DELETE, rpc.AuthRoleDeleteResponse),
+    rpc.AuthRoleGrantPermissionRequest: (CommandKind.ROLE_GRANT_PERMISSION, rpc.AuthRoleGrantPermissionResponse),
+    rpc.AuthRoleRevokePermissionRequest: (CommandKind.ROLE_REVOKE_PERMISSION, rpc.AuthRoleRevokePermissionResponse),
 }
 
 
@@ -88,14 +122,27 @@ class StoreDriver:
         self.entries: list[Entry] = []
         self.sequence = 0
         self.term = Term(1)
+        self.identity: Identity | None = None
+        """Whose requests are from now on; None: bare ones, as all are while rights do not matter."""
         self.store = self._open()
 
     def do(self, *requests: Request) -> list[Answer]:
         """Apply `requests` as one batch of this member; return their answers."""
+        return self.do_as(self.identity, *requests)
+
+    def do_as(self, identity: Identity | None, *requests: Request) -> list[Answer]:
+        """Apply `requests` as one batch, each under an identity, or bare."""
         self.sequence += 1
         flat: list[int | bytes] = []
         for request in requests:
-            flat += [int(_COMMANDS[type(request)][0]), request.SerializeToString()]
+            kind, body = int(_COMMANDS[type(request)][0]), request.SerializeToString()
+            if identity is None:
+                flat += [kind, body]
+            else:
+                flat += [int(CommandKind.AS_USER), encode_as(identity, kind, body)]
+        return self._answers(requests, flat)
+
+    def _answers(self, requests: Sequence[Request], flat: list[int | bytes]) -> list[Answer]:
         origin = Origin(MEMBER, Incarnation(1), self.sequence)
         applied = self.apply(EntryKind.COMMANDS, encode_batch(origin, flat))
         assert applied is not None, "a new batch of this member is always answered"
@@ -200,7 +247,11 @@ class StoreDriver:
 
     def _begin(self, kind: ReadKind, body: bytes, status: StatusFields) -> Any:
         store = self.store
-        return begin_read(store, kind, body, store.header(store.revision), status)
+        asked: int = kind
+        if self.identity is not None:
+            asked, body = ReadKind.AS_USER, encode_as(self.identity, kind, body)
+        begin = begin_guarded_read if store.auth.enabled else begin_read
+        return begin(store, asked, body, store.header(store.revision), status)
 
     @staticmethod
     def _parse(response: Any, code: int, body: bytes) -> Answer:

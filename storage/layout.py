@@ -12,7 +12,8 @@ Tables (prefix, key -> value):
   old revision finds the newest version first.
 * ``a`` lease id (8), user key -> empty: what is attached to a lease.
 * ``l`` lease id (8) -> `LeaseRecord`: what was granted, and what the leader has recorded of its remaining time.
-* ``m`` name -> bookkeeping: `StoreState`, dedupe windows, key counts.
+* ``u`` user name -> ``authpb.User``; ``p`` role name -> ``authpb.Role``, which holds its permissions.
+* ``m`` name -> bookkeeping: `StoreState`, dedupe windows, key counts, whether rights matter and the auth revision.
 
 A record is an ``mvccpb.KeyValue`` framed as protobuf field 2, then a trailer of `TRAILER_BYTES`:
 kind, own main and sub revision, main and sub revision of the previous live version (0, 0: there was none).
@@ -39,15 +40,20 @@ OLD: Final = b"v"
 ATTACHMENT: Final = b"a"
 LEASE: Final = b"l"
 META: Final = b"m"
+ROLE: Final = b"p"
+USER: Final = b"u"
 
 KV_END: Final = b"l"
 LOG_END: Final = b"s"
 LEASE_END: Final = b"m"
 OLD_END: Final = b"w"
 ATTACHMENT_END: Final = b"b"
+ROLE_END: Final = b"q"
+USER_END: Final = b"v"
 
 STATE_KEY: Final = META + b"state"
 COUNTS_KEY: Final = META + b"counts"
+AUTH_KEY: Final = META + b"auth"
 WINDOW_PREFIX: Final = META + b"window/"
 WINDOW_END: Final = META + b"window0"
 

@@ -12,11 +12,13 @@ from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from protocol.auth import NOBODY_KNOWN, decode_as, decode_token_order
 from protocol.command import CommandKind, Origin, decode_flat_batch
 from protocol.errors import ClientError, Corruption, ErrorCode
 from protocol.lease import decode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
 from protocol.wire.rpc_pb2 import (
+    AuthenticateResponse,
     CompactionRequest,
     DeleteRangeRequest,
     LeaseGrantRequest,
@@ -25,6 +27,9 @@ from protocol.wire.rpc_pb2 import (
     PutRequest,
     TxnRequest,
 )
+from storage.auth import AuthBook
+from storage.auth_commands import CHANGES
+from storage.auth_guard import Guard
 from storage.compaction import compaction_slice
 from storage.dedupe import Windows
 from storage.engine import Engine
@@ -55,6 +60,7 @@ Result = tuple[int, bytes]
 """An `ErrorCode` and, with OK, the whole response."""
 
 _NO_BODY: Final = b""
+_NONE: Final[dict[int, Callable[[bytes, bool], "Result"]]] = {}
 _OK: Final = int(ErrorCode.OK)
 _OK_WITHOUT_BODY: Final = (_OK, _NO_BODY)
 _TOO_LARGE: Final = (int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY)
@@ -101,6 +107,8 @@ class MvccStore:
         self._writer.size = state.size
         self._writer.size_in_use = state.size_in_use
         self.leases = LeaseBook(self._writer)
+        self.auth = AuthBook(engine, self._writer.overlay)
+        self.guard = Guard(self.auth)
         self._windows = Windows()
         for key, data in engine.scan(WINDOW_PREFIX, WINDOW_END):
             self._windows.load(key, data)
@@ -115,6 +123,8 @@ class MvccStore:
             CommandKind.LEASE_GRANT: self._lease_grant,
             CommandKind.LEASE_REVOKE: self._lease_revoke,
         }
+        self._quick_commands = _NONE if self.auth.enabled else self._commands
+        """What may be done without asking whose it is: everything usual, until rights matter."""
 
     @property
     def keys(self) -> KeyCount:
@@ -177,22 +187,44 @@ class MvccStore:
     def _run(self, origin: Origin, flat: list[Any], *, encode: bool) -> list[Result]:
         results: list[Result] = []
         self.answer_bytes_left = self.response_bytes_max
-        handlers = self._commands
+        handlers = self._quick_commands
         pairs = iter(flat)
         for kind, body in zip(pairs, pairs, strict=True):
             handler = handlers.get(kind)
             try:
                 if handler is not None:
                     results.append(handler(body, encode))
-                elif kind == CommandKind.COMPACT:
-                    results.append(self._compact(body, origin, len(results), encode=encode))
                 else:
-                    raise Corruption(f"command kind {kind}, which this build does not know")
+                    results.append(self._guarded(kind, body, origin, len(results), encode=encode))
+                    handlers = self._quick_commands
             except ClientError as error:
                 results.append((int(error.code), _NO_BODY))
             except DecodeError:
                 results.append((int(ErrorCode.MALFORMED), _NO_BODY))
         return results
+
+    def _guarded(self, kind: int, body: bytes, origin: Origin, position: int, *, encode: bool) -> Result:
+        """Apply a command that is not usual, or any command while rights matter: whose it is decides first."""
+        identity = NOBODY_KNOWN
+        if kind == CommandKind.AS_USER:
+            identity, kind, body = decode_as(body)
+        if self.auth.enabled:
+            self.guard.check_command(identity, kind, body, self._writer.overlay)
+        handler = self._commands.get(kind)
+        if handler is not None:
+            return handler(body, encode)
+        if kind == CommandKind.COMPACT:
+            return self._compact(body, origin, position, encode=encode)
+        change = CHANGES.get(kind)
+        if change is not None:
+            change(self.auth, body)
+            self._quick_commands = _NONE if self.auth.enabled else self._commands
+            return _OK, self.header(self.revision) if encode else _NO_BODY
+        if kind == CommandKind.ASSIGN_TOKEN:
+            token = self.auth.assign_token(decode_token_order(body), Index(self.applied + 1))
+            answer = AuthenticateResponse(token=token).SerializeToString()
+            return _OK, self.header(self.revision) + answer if encode else _NO_BODY
+        raise Corruption(f"command kind {kind}, which this build does not know")
 
     def _put(self, body: bytes, encode: bool) -> Result:
         writer = self._writer
@@ -380,3 +412,5 @@ class MvccStore:
         assert self.finished <= self.compacted <= self.revision, "compaction never runs ahead"
         assert 0 <= self.size_in_use <= self.size, "sizes never go below nothing"
         assert unpack_state(self.engine.get(STATE_KEY)) == self.state(), "the store knows what it applied"
+        if self.auth.users or self.auth.roles:
+            self.auth.check(self.engine)

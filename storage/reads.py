@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 
 from google.protobuf.message import DecodeError
 
+from protocol.auth import NOBODY_KNOWN, Identity, decode_as
 from protocol.command import ReadKind
 from protocol.errors import ClientError, ErrorCode
 from protocol.types import LeaseId
@@ -20,6 +21,7 @@ from protocol.wire.rpc_pb2 import (
     StatusResponse,
     TxnRequest,
 )
+from storage.auth_commands import SHOWS, credentials
 from storage.hash_kv import hash_slices
 from storage.layout import KV
 from storage.lease import leases_from
@@ -45,8 +47,15 @@ class ReadJob(NamedTuple):
     """How a large response begins, if the first slice said so already."""
 
 
-def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: "StatusFields") -> Result | ReadJob:
-    """Serve a read, or return the job that goes on serving it."""
+def begin_read(
+    store: MvccStore,
+    kind: int,
+    body: bytes,
+    header: bytes,
+    status: "StatusFields",
+    identity: Identity = NOBODY_KNOWN,
+) -> Result | ReadJob:
+    """Serve a read, or return the job that goes on serving it. Rights are asked about in `begin_guarded_read`."""
     if kind == ReadKind.RANGE:
         key = plain_key(body)
         if key:
@@ -56,7 +65,16 @@ def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: 
             return 0, b""
         if kind == ReadKind.STATUS:
             return 0, status_body(store, header, status)
-        slices, compaction_max = _slices(store, kind, body, header)
+        show = SHOWS.get(kind)
+        if show is not None:
+            return 0, header + show(store.auth, body)
+        if kind == ReadKind.CREDENTIALS:
+            return 0, credentials(store.auth, body)
+        if kind in (ReadKind.PERMIT_ROOT, ReadKind.PERMIT_RANGE):
+            return 0, b""
+        if kind == ReadKind.AS_USER:
+            return begin_read(store, *decode_as(body)[1:], header, status)
+        slices, compaction_max = _slices(store, kind, body, header, identity)
         try:
             piece = next(slices)
         except StopIteration as stop:
@@ -66,6 +84,22 @@ def begin_read(store: MvccStore, kind: int, body: bytes, header: bytes, status: 
         return int(error.code), b""
     except DecodeError:
         return int(ErrorCode.MALFORMED), b""
+
+
+def begin_guarded_read(
+    store: MvccStore, kind: int, body: bytes, header: bytes, status: "StatusFields"
+) -> Result | ReadJob:
+    """Serve a read while rights matter: as `begin_read`, if who asks may have it as of now."""
+    identity = NOBODY_KNOWN
+    if kind == ReadKind.AS_USER:
+        identity, kind, body = decode_as(body)
+    try:
+        store.guard.check_read(identity, kind, body, store.engine)
+    except ClientError as error:
+        return int(error.code), b""
+    except DecodeError:
+        return int(ErrorCode.MALFORMED), b""
+    return begin_read(store, kind, body, header, status, identity)
 
 
 def plain_key(body: bytes) -> bytes:
@@ -123,12 +157,12 @@ def status_body(store: MvccStore, header: bytes, fields: StatusFields) -> bytes:
     return header + status.SerializeToString()
 
 
-def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Slices, int]:
+def _slices(store: MvccStore, kind: int, body: bytes, header: bytes, identity: Identity) -> tuple[Slices, int]:
     """Return the sliced form of a read and the highest compaction it bears."""
     if kind == ReadKind.HASH_KV:
         return _hash_kv(store, HashKVRequest.FromString(body), header), _NO_COMPACTION
     if kind == ReadKind.LEASES:
-        return _leases(store, header), _ANY_COMPACTION
+        return _leases(store, header, identity), _ANY_COMPACTION
     view = View(store.engine, store.keys, store.revision, store.compacted, store.response_bytes_max)
     if kind == ReadKind.RANGE:
         request = RangeRequest.FromString(body)
@@ -140,13 +174,19 @@ def _slices(store: MvccStore, kind: int, body: bytes, header: bytes) -> tuple[Sl
     raise ClientError(ErrorCode.UNIMPLEMENTED)
 
 
-def _leases(store: MvccStore, header: bytes) -> Slices:
-    """List all leases: in the order in which they run out where the leader's clock is, else in the order of ids."""
+def _leases(store: MvccStore, header: bytes, identity: Identity) -> Slices:
+    """List all leases: in the order in which they run out where the leader's clock is, else in the order of ids.
+
+    While rights matter, every key that is attached to any of them must be readable.
+    """
     found: list[LeaseId] = []
     after = b""
     while True:
         slice_, after = leases_from(store.engine, after, SLICE_ROWS)
         found += [lease for lease, _ in slice_]
+        if store.auth.enabled:
+            for lease, _ in slice_:
+                store.guard.may_read_attached(identity, store.engine, lease)
         if not after:
             break
         yield None

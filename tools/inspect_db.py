@@ -25,8 +25,10 @@ from storage.layout import (
     LOG,
     META,
     OLD,
+    ROLE,
     STATE_KEY,
     TOMBSTONE,
+    USER,
     WINDOW_END,
     WINDOW_PREFIX,
     key_value_bytes,
@@ -40,7 +42,15 @@ from storage.rocks import RocksEngine
 
 app = typer.Typer(add_completion=False)
 
-_TABLES = {KV: "live keys", LOG: "revisions", OLD: "old versions", ATTACHMENT: "lease attachments", LEASE: "leases"}
+_TABLES = {
+    KV: "live keys",
+    LOG: "revisions",
+    OLD: "old versions",
+    ATTACHMENT: "lease attachments",
+    LEASE: "leases",
+    USER: "users",
+    ROLE: "roles",
+}
 _SHOWN_BYTES_MAX = 40
 
 Rows = Annotated[int, typer.Option(min=0, help="How many keys and revisions to list.")]
