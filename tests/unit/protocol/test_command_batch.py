@@ -39,6 +39,9 @@ def test_the_format_is_what_logs_already_hold() -> None:
     data = encode_batch(Origin(MemberId(3), Incarnation(4), 5), [CommandKind.PUT, b"k", CommandKind.TXN, b""])
     assert data == bytes.fromhex("95 01 03 04 05 94 01 c4 01 6b 03 c4 00")
     numbers = {"PUT": 1, "DELETE_RANGE": 2, "TXN": 3, "COMPACT": 4, "LEASE_GRANT": 5, "LEASE_REVOKE": 6}
+    numbers |= {"AS_USER": 20, "AUTH_ENABLE": 21, "AUTH_DISABLE": 22, "ASSIGN_TOKEN": 23, "USER_ADD": 24}
+    numbers |= {"USER_DELETE": 25, "USER_CHANGE_PASSWORD": 26, "USER_GRANT_ROLE": 27, "USER_REVOKE_ROLE": 28}
+    numbers |= {"ROLE_ADD": 29, "ROLE_DELETE": 30, "ROLE_GRANT_PERMISSION": 31, "ROLE_REVOKE_PERMISSION": 32}
     assert {kind.name: int(kind) for kind in CommandKind} == numbers
 
 
