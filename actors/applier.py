@@ -94,6 +94,7 @@ class ApplierActor:
         self._report_entries = min(REPORT_ENTRIES, max(1, config.raft.unapplied_entries_max // 4))
         self._report_bytes = min(REPORT_BYTES, config.raft.unapplied_bytes_max // 4)
         self._progress: tuple[Index, Millis] = (Index(0), Millis(0))
+        self._alarms_told = 0
         self._stopped = False
         self._feed = EventFeed()
         self._now = Millis(0)
@@ -193,7 +194,9 @@ class ApplierActor:
             self._report_from = Millis(now + REPORT_DELAY_MS)
             self._unreported_bytes = 0
             effects.append(Send("raft", EntriesApplied.make(applied=store.applied)))
-        if store.applied != self._progress[0] and now - self._progress[1] >= PROGRESS_INTERVAL_MS:
+        if store.applied != self._progress[0] and (
+            now - self._progress[1] >= PROGRESS_INTERVAL_MS or store.alarms.serial != self._alarms_told
+        ):
             effects.append(self._report_progress(store))
         return effects
 
@@ -481,11 +484,13 @@ class ApplierActor:
 
     def _report_progress(self, store: MvccStore) -> Effect:
         self._progress = (store.applied, self._now)
+        self._alarms_told = store.alarms.serial
         progressed = StoreProgressed(
             applied=store.applied,
             revision=Revision(store.revision),
             compacted=Revision(store.compacted),
             logical_bytes=store.size,
+            alarms=tuple(store.alarms.raised),
         )
         return Send("gateway", progressed)
 

@@ -15,15 +15,17 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
 from gateway.calls import Batch, Body, Lane, OpenCalls, whole
+from gateway.housekeeping import Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives
 from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, WATCH, Method, Route
+from gateway.own_calls import OnAnswer, OwnCalls
 from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
 from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
 from protocol import local
-from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, Origin, ReadKind, encode_batch
+from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, CommandKind, Origin, ReadKind, encode_batch
 from protocol.config import ClusterConfig
-from protocol.errors import WIRE_ERRORS, ErrorCode
+from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import NOBODY, Index, MemberId, Millis, Revision, Term
@@ -88,9 +90,8 @@ class GatewayCore:
         )
         self.streams.serve(WATCH, self._watch_service.open)
         self._grants = Grants(identity, config.raft)
-        self._inner: dict[int, Callable[[int, bytes], None]] = {}
-        """Who is told the answers of calls that streams make; their ids are below zero."""
-        self._inner_id = 0
+        self._own = OwnCalls()
+        self._housekeeper = Housekeeper(identity.member, config, self._propose, self._refuse_held)
         self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(self._ask_lessor).open)
 
     # --- the doors' side ---------------------------------------------------------------------------
@@ -107,6 +108,7 @@ class GatewayCore:
         """
         limits = self.config.limits
         size = len(body)
+        over_quota = False
         if method is PUT and plain_put(body) is not None:
             lane, kind, quota = self._commands, 1, True
         else:
@@ -144,12 +146,16 @@ class GatewayCore:
             and self._quota
             and self._logical_bytes + self._proposed_bytes + size + PUT_OVERHEAD_BYTES >= self._quota
         ):
-            self._refuse(call_id, ErrorCode.NO_SPACE)
-            return
+            over_quota = True
+            if self._housekeeper.out_of_space:
+                self._refuse(call_id, ErrorCode.NO_SPACE)
+                return
         if not self._calls.open(call_id, size, now, deadline, self._timeout_ms):
             self._refuse(call_id, ErrorCode.TOO_MANY_REQUESTS)
-            return
-        lane.queue.append((call_id, kind, body))
+        elif over_quota:
+            self._housekeeper.hold(call_id, now)
+        else:
+            lane.queue.append((call_id, kind, body))
 
     def cancel(self, call_id: int) -> None:
         """Forget a call whose client is gone; what it asked may still happen."""
@@ -159,15 +165,25 @@ class GatewayCore:
     def _refuse(self, call_id: int, code: ErrorCode) -> None:
         self._finishers.pop(call_id, None)
         if call_id < 0:
-            self._inner.pop(call_id)(code, b"")
+            self._own.tell(call_id, code, b"")
         else:
             self.answers.append((call_id, code, b""))
 
-    def _ask_lessor(self, body: bytes, now: Millis, on_answer: Callable[[int, bytes], None]) -> None:
+    def _refuse_held(self, call_id: int, code: ErrorCode) -> None:
+        """Refuse a call that was held back, if its client still waits."""
+        self._answer(call_id, code, b"")
+
+    def _propose(self, kind: CommandKind, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
+        """Put a command of this node's own into the log."""
+        call_id = self._own.begin(on_answer, command=True)
+        if self._stopped or not self._calls.open(call_id, len(body), now, None, self._timeout_ms):
+            self._refuse(call_id, ErrorCode.STOPPED if self._stopped else ErrorCode.TOO_MANY_REQUESTS)
+            return
+        self._commands.queue.append((call_id, int(CommandKind.AS_NODE), bytes((kind,)) + body))
+
+    def _ask_lessor(self, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
         """Make a call for a stream of keep-alives."""
-        self._inner_id -= 1
-        self._inner[self._inner_id] = on_answer
-        self.submit(self._inner_id, KEEP_ALIVE, body, now, None)
+        self.submit(self._own.begin(on_answer, command=False), KEEP_ALIVE, body, now, None)
 
     # --- the actor's side --------------------------------------------------------------------------
 
@@ -175,7 +191,7 @@ class GatewayCore:
     def deadline(self) -> Millis | None:
         """When a call runs out, or something is to be tried again."""
         due = self._calls.deadline
-        for service_due in (self.streams.deadline, self._watch_service.deadline):
+        for service_due in (self.streams.deadline, self._watch_service.deadline, self._housekeeper.deadline):
             if service_due is not None and (due is None or service_due < due):
                 due = service_due
         for lane in self._lanes:
@@ -186,6 +202,7 @@ class GatewayCore:
 
     def start(self, now: Millis) -> list[Effect]:
         """Nothing to ask for: raft and applier say where they stand."""
+        self._housekeeper.start(now)
         return []
 
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
@@ -233,7 +250,7 @@ class GatewayCore:
         self._watch_service.wake(now)
         for lane in self._lanes:
             lane.wake(now)
-        return []
+        return self._housekeeper.wake(now, leads=self.leader == self.identity.member)
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Send what the turn has gathered, one batch or a few per lane."""
@@ -271,10 +288,10 @@ class GatewayCore:
                 placed.update((call_id, None) for call_id in batch.ids)
             for waiting in lane.answered_later.values():
                 placed.update((call_id, None) for call_id in waiting.values())
+        placed.update(self._housekeeper.held)
         lost = [call_id for call_id in self._calls.all() if call_id not in placed]
         assert not lost, f"open calls that nothing will answer: {lost[:10]}"
-        callers = [call_id for call_id in self._calls.all() if call_id < 0]
-        assert sorted(callers) == sorted(self._inner), "every call of a stream has somebody to tell, and nobody else"
+        self._own.check(self._calls.all())
         strays = [call_id for call_id in self._finishers if not self._calls.is_open(call_id)]
         assert not strays, f"finishers of calls that are not open: {strays[:10]}"
 
@@ -349,7 +366,7 @@ class GatewayCore:
                 if finisher is not None and not code:
                     body = finisher(whole(body))
             if call_id < 0:
-                self._inner.pop(call_id)(code, whole(body))
+                self._own.tell(call_id, code, whole(body))
             else:
                 self.answers.append((call_id, code, body))
 
@@ -365,8 +382,8 @@ class GatewayCore:
         self._refused.pop(message.sequence, None)
         close = self._calls.close
         append = self.answers.append
-        if batch.pieces:
-            self._answer_in_pieces(batch, message)
+        if batch.pieces or self._own.commands:
+            self._answer_one_by_one(batch, message)
             return
         later: list[tuple[int, int]] = []
         for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
@@ -377,8 +394,8 @@ class GatewayCore:
         if later:
             self._commands.answered_later[message.sequence] = dict(later)
 
-    def _answer_in_pieces(self, batch: Batch, message: local.CommandsApplied) -> None:
-        """Answer a batch of which large answers came ahead in pieces; the rest may be answered later still."""
+    def _answer_one_by_one(self, batch: Batch, message: local.CommandsApplied) -> None:
+        """Answer a batch with commands of this node's own, or of which large answers came ahead in pieces."""
         later: dict[int, int] = {}
         for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
             if code == ErrorCode.PENDING:
@@ -465,11 +482,8 @@ class GatewayCore:
         return self._header(self.revision) + body
 
     def _finish_status(self, body: bytes) -> bytes:
-        """Append leader, term and errors, which the applier does not know; fields of a message may be appended."""
-        tail = rpc.StatusResponse(leader=self.leader, raftTerm=self.term)
-        if self.leader == NOBODY:
-            tail.errors.append(WIRE_ERRORS[ErrorCode.NO_LEADER].text)
-        return body + tail.SerializeToString()
+        """Add what the applier does not know; fields of a message may be appended, and errors stand in etcd's order."""
+        return complete_status(body, self.identity.member, self.leader, self.term, self.members)
 
     def _member_list(self) -> bytes:
         """Return the member table; its header has no revision (rule 3)."""
@@ -545,6 +559,7 @@ class GatewayCore:
     def _on_store_progressed(self, message: local.StoreProgressed) -> None:
         self._store_open = True
         self._logical_bytes = message.logical_bytes
+        self._housekeeper.progressed(message)
         self._proposed_bytes = 0
 
     def _on_actor_started(self, message: local.ActorStarted, now: Millis) -> None:

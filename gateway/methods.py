@@ -72,6 +72,8 @@ _REVOKE: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.LEASE_REVOK
 _KEEP_ALIVE: Final = Ruling(ErrorCode.OK, Route.LESSOR, int(ReadKind.LEASE_KEEP_ALIVE))
 _TIME_TO_LIVE: Final = Ruling(ErrorCode.OK, Route.LESSOR, int(ReadKind.LEASE_TIME_TO_LIVE))
 _LEASES: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.LEASES))
+_ALARM: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.ALARM))
+_ALARMS: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.ALARMS))
 _MEMBERS: Final = Ruling(ErrorCode.OK, Route.MEMBERS, int(ReadKind.BARRIER))
 _MEMBERS_LOCAL: Final = Ruling(ErrorCode.OK, Route.MEMBERS, 0)
 
@@ -143,6 +145,14 @@ def _rule_members(body: bytes, _operations_max: int) -> Ruling:
     return _MEMBERS if request.linearizable else _MEMBERS_LOCAL
 
 
+def _rule_alarm(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        request = rpc.AlarmRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    return _ALARMS if request.action == rpc.AlarmRequest.GET else _ALARM
+
+
 Rule = Callable[[bytes, int], Ruling]
 
 
@@ -175,6 +185,7 @@ _ALL: Final = (
     Method(10, _LEASE, "LeaseRevoke", _parsed(rpc.LeaseRevokeRequest, _REVOKE)),
     Method(12, _LEASE, "LeaseTimeToLive", _parsed(rpc.LeaseTimeToLiveRequest, _TIME_TO_LIVE)),
     Method(13, _LEASE, "LeaseLeases", _parsed(rpc.LeaseLeasesRequest, _LEASES)),
+    Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm),
 )
 
 _STREAMS: Final = (

@@ -46,6 +46,10 @@ class CommandKind(IntEnum):
     ROLE_DELETE = 30
     ROLE_GRANT_PERMISSION = 31
     ROLE_REVOKE_PERMISSION = 32
+    ALARM = 40
+    AS_NODE = 41
+    """A command that a member's gateway makes of its own accord: the kind in one byte, then the body. No client's
+    request ever becomes one, so nobody's rights are asked for."""
 
 
 class ReadKind(IntEnum):
@@ -74,6 +78,7 @@ class ReadKind(IntEnum):
     """Answered with an empty body if the user may do everything."""
     PERMIT_RANGE = 128
     """The same if the user may read what the RangeRequest names: what a watch asks before it begins."""
+    ALARMS = 140
 
 
 class Origin(NamedTuple):

@@ -9,7 +9,7 @@ import hashlib
 import tomllib
 from ipaddress import ip_address
 from pathlib import Path, PurePath
-from typing import Final, Self
+from typing import Final, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -105,6 +105,30 @@ class LeasesConfig(BaseModel):
     expiries_per_second_max: int = Field(
         3000, ge=100, description="leases and their keys given up per second; the rest of a mass expiry waits its turn"
     )
+
+
+class CompactionConfig(BaseModel):
+    """Compaction that the leader does by itself."""
+
+    model_config = _STRICT
+
+    auto_mode: Literal["off", "periodic", "revision"] = Field(
+        "off", description="what history is kept by: time, a number of revisions, or all of it"
+    )
+    auto_retention_ms: int = Field(0, ge=0, description="history that `periodic` keeps")
+    auto_retention_revisions: int = Field(
+        0, ge=0, description="history that `revision` keeps; looked after every 5 min"
+    )
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        for mode, key, value in (
+            ("periodic", "auto_retention_ms", self.auto_retention_ms),
+            ("revision", "auto_retention_revisions", self.auto_retention_revisions),
+        ):
+            if (self.auto_mode == mode) != (value > 0):
+                raise ValueError(f"auto_mode is {self.auto_mode!r} and {key} is {value}: {mode!r} needs it, no other")
+        return self
 
 
 class SupervisionConfig(BaseModel):
@@ -262,6 +286,7 @@ class ClusterConfig(BaseModel):
     watch: WatchConfig = WatchConfig()
     storage: StorageConfig = StorageConfig()
     leases: LeasesConfig = LeasesConfig()
+    compaction: CompactionConfig = CompactionConfig()
     supervision: SupervisionConfig = SupervisionConfig()
 
     @model_validator(mode="after")
@@ -370,6 +395,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "watch": WatchConfig,
     "storage": StorageConfig,
     "leases": LeasesConfig,
+    "compaction": CompactionConfig,
     "supervision": SupervisionConfig,
 }
 

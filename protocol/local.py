@@ -397,12 +397,16 @@ class PiecesTaken(LocalMessage):
 
 
 class StoreProgressed(LocalMessage):
-    """Where the store stands; sent when it opened, after an install, and with each idle second of progress."""
+    """Where the store stands; sent when it opened, after an install, and with each idle second of progress.
+
+    `alarms` are `(AlarmType, member)`; when they change it is sent at once.
+    """
 
     applied: Index
     revision: Revision
     compacted: Revision
     logical_bytes: int
+    alarms: tuple[tuple[int, MemberId], ...] = ()
 
 
 # --- events, for watches ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from protocol.types import Millis
 from sim.disk import SimDisk
 from sim.engine import SimEngine
 from storage.hash_kv import hash_slices
-from storage.layout import COUNTS_KEY
+from storage.layout import COUNTS_KEY, STATE_KEY, pack_state, unpack_state
 
 if TYPE_CHECKING:
     from sim.clients import Call
@@ -145,9 +145,14 @@ class ProductionParts:
         return applier.store is not None and not applier.store.compacting
 
     def dump(self, applier: ApplierActor) -> list[tuple[bytes, bytes]]:
-        """All rows but the saved key counts, which each member saves when it flushes."""
+        """All rows but the saved key counts, which each member saves when it flushes, and the size it has taken.
+
+        That depends on what had been compacted away when something was written, which each does in its own time.
+        """
         assert applier.store is not None, "a settled store is open"
-        return [row for row in applier.store.engine.scan(b"", b"\xff" * 8) if row[0] != COUNTS_KEY]
+        rows = [row for row in applier.store.engine.scan(b"", b"\xff" * 8) if row[0] not in (COUNTS_KEY, STATE_KEY)]
+        state = unpack_state(applier.store.engine.get(STATE_KEY))
+        return [*rows, (STATE_KEY, pack_state(state._replace(size=0)))]
 
     def hash_kv(self, applier: ApplierActor) -> int:
         """HashKV at the current revision."""

@@ -14,6 +14,9 @@ from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, Memb
 from protocol.wire import rpc_pb2 as rpc
 from protocol.wire.mvcc_pb2 import KeyValue
 from protocol.wire.rpc_pb2 import (
+    AlarmRequest,
+    AlarmResponse,
+    AlarmType,
     CompactionRequest,
     CompactionResponse,
     DeleteRangeRequest,
@@ -61,6 +64,7 @@ Request = (
     | CompactionRequest
     | LeaseGrantRequest
     | LeaseRevokeRequest
+    | AlarmRequest
 )
 _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     PutRequest: (CommandKind.PUT, PutResponse),
@@ -80,6 +84,7 @@ _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     rpc.AuthRoleDeleteRequest: (CommandKind.ROLE_DELETE, rpc.AuthRoleDeleteResponse),
     rpc.AuthRoleGrantPermissionRequest: (CommandKind.ROLE_GRANT_PERMISSION, rpc.AuthRoleGrantPermissionResponse),
     rpc.AuthRoleRevokePermissionRequest: (CommandKind.ROLE_REVOKE_PERMISSION, rpc.AuthRoleRevokePermissionResponse),
+    AlarmRequest: (CommandKind.ALARM, AlarmResponse),
 }
 
 
@@ -174,6 +179,10 @@ class StoreDriver:
     def revoke(self, lease: int) -> Answer:
         """Revoke a lease."""
         return self.one(LeaseRevokeRequest(ID=lease))
+
+    def alarm(self, action: AlarmRequest.AlarmAction.ValueType, kind: AlarmType.ValueType, member: int) -> Answer:
+        """Raise an alarm, take it back, or list alarms by way of the log."""
+        return self.one(AlarmRequest(action=action, alarm=kind, memberID=member))
 
     def upkeep(
         self, expired: Sequence[LeaseName] = (), recorded: Sequence[Remaining] = (), *, term: Term | None = None

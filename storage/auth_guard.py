@@ -201,6 +201,7 @@ _READS: Final[dict[int, Need]] = {
     ReadKind.STATUS: _nothing,  # the door asks for a user: the node's own health checks have none
     ReadKind.BARRIER: _nothing,
     ReadKind.LEASES: _somebody,  # the list itself asks about the keys of each lease
+    ReadKind.ALARMS: _somebody,
     ReadKind.LEASE_KEEP_ALIVE: _keep_alive,
     ReadKind.LEASE_TIME_TO_LIVE: _time_to_live,
     ReadKind.AUTH_STATUS: _nothing,

@@ -112,7 +112,6 @@ class LeaseBook:
         if self._writer.lease_exists(lease):
             raise ClientError(ErrorCode.LEASE_EXISTS)
         self._write(LeaseId(lease), LeaseRecord(ttl_s, granted))
-        self._writer.size += LEASE_COST_BYTES
         self._writer.size_in_use += LEASE_COST_BYTES
         self.counters["granted"] += 1
         self._ttls.append(ttl_s)
@@ -159,8 +158,7 @@ class LeaseBook:
             assert record is not None, f"{key!r} is attached to lease {lease:x} and does not exist"
             writer.delete(key, record)
         writer.overlay.changes[lease_key(lease)] = None
-        writer.size -= LEASE_COST_BYTES
-        writer.size_in_use -= LEASE_COST_BYTES
+        writer.give_back(LEASE_COST_BYTES)
         self.counters["revoked"] += 1
         if self.followed:
             self._changes.append(LeaseChange(LeaseId(lease), None))

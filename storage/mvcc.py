@@ -8,6 +8,7 @@ command; an answer's bytes are complete and are only built when someone here wai
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from google.protobuf.message import DecodeError
@@ -18,6 +19,9 @@ from protocol.errors import ClientError, Corruption, ErrorCode
 from protocol.lease import decode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
 from protocol.wire.rpc_pb2 import (
+    AlarmRequest,
+    AlarmResponse,
+    AlarmType,
     AuthenticateResponse,
     CompactionRequest,
     DeleteRangeRequest,
@@ -27,6 +31,7 @@ from protocol.wire.rpc_pb2 import (
     PutRequest,
     TxnRequest,
 )
+from storage.alarms import AlarmBook
 from storage.auth import AuthBook
 from storage.auth_commands import CHANGES
 from storage.auth_guard import Guard
@@ -50,7 +55,17 @@ from storage.layout import (
 )
 from storage.lease import LeaseBook
 from storage.mvcc_write import KeyWriter
-from storage.txn import TxnRun, check_path, check_put_key, check_put_lease, check_put_shape, choose, do_delete, do_put
+from storage.txn import (
+    TxnRun,
+    check_path,
+    check_put_key,
+    check_put_lease,
+    check_put_shape,
+    choose,
+    do_delete,
+    do_put,
+    has_put,
+)
 from storage.wire_bytes import header_prefix, plain_put, varint
 
 COUNTS_SAVED_EVERY_REVISIONS: Final = 100_000
@@ -65,6 +80,10 @@ _OK: Final = int(ErrorCode.OK)
 _OK_WITHOUT_BODY: Final = (_OK, _NO_BODY)
 _TOO_LARGE: Final = (int(ErrorCode.RESPONSE_TOO_LARGE), _NO_BODY)
 _PENDING: Final = (int(ErrorCode.PENDING), _NO_BODY)
+
+
+def _refuse(code: ErrorCode, _body: bytes, _encode: bool) -> Result:
+    raise ClientError(code)
 
 
 class PhysicalWait(NamedTuple):
@@ -104,8 +123,7 @@ class MvccStore:
         self.counters = {"put": 0, "delete": 0, "txn": 0, "compacted_revisions": 0, "lease_upkeeps_ignored": 0}
         self._member = member
         self._writer = KeyWriter(engine)
-        self._writer.size = state.size
-        self._writer.size_in_use = state.size_in_use
+        self._writer.restore_sizes(state.size, state.size_in_use)
         self.leases = LeaseBook(self._writer)
         self.auth = AuthBook(engine, self._writer.overlay)
         self.guard = Guard(self.auth)
@@ -122,9 +140,13 @@ class MvccStore:
             CommandKind.TXN: self._txn,
             CommandKind.LEASE_GRANT: self._lease_grant,
             CommandKind.LEASE_REVOKE: self._lease_revoke,
+            CommandKind.ALARM: self._alarm,
         }
         self._quick_commands = _NONE if self.auth.enabled else self._commands
         """What may be done without asking whose it is: everything usual, until rights matter."""
+        self._allowed = dict(self._commands)
+        self.alarms = AlarmBook(engine)
+        self._heed_alarms()
 
     @property
     def keys(self) -> KeyCount:
@@ -133,7 +155,7 @@ class MvccStore:
 
     @property
     def size(self) -> int:
-        """Logical bytes of the store: grows with every revision, given back by a defragmentation only."""
+        """Logical bytes the store has taken: those in use at their most, given back by a defragmentation only."""
         return self._writer.size
 
     @property
@@ -208,7 +230,9 @@ class MvccStore:
         identity = NOBODY_KNOWN
         if kind == CommandKind.AS_USER:
             identity, kind, body = decode_as(body)
-        if self.auth.enabled:
+        if kind == CommandKind.AS_NODE:
+            kind, body = body[0], body[1:]
+        elif self.auth.enabled:
             self.guard.check_command(identity, kind, body, self._writer.overlay)
         handler = self._commands.get(kind)
         if handler is not None:
@@ -314,6 +338,28 @@ class MvccStore:
         self.revision += self._writer.sub > 0
         return _OK, self.header(self.revision) if encode else _NO_BODY
 
+    def _alarm(self, body: bytes, encode: bool) -> Result:
+        answer = self.alarms.apply(AlarmRequest.FromString(body), self._writer.overlay.changes)
+        self._heed_alarms()
+        if not encode:
+            return _OK_WITHOUT_BODY
+        return _OK, self.header(self.revision) + AlarmResponse(alarms=answer).SerializeToString()
+
+    def _heed_alarms(self) -> None:
+        """Have the commands refused that the alarms forbid: others are looked up as ever, and pay nothing for it."""
+        commands = self._commands
+        commands.pop(CommandKind.COMPACT, None)
+        commands.update(self._allowed)
+        if self.alarms.has(AlarmType.NOSPACE):
+            commands[CommandKind.TXN] = self._txn_without_space
+        for kind, code in self.alarms.refusals().items():
+            commands[kind] = partial(_refuse, code)
+
+    def _txn_without_space(self, body: bytes, encode: bool) -> Result:
+        if has_put(TxnRequest.FromString(body)):
+            raise ClientError(ErrorCode.NO_SPACE)
+        return self._txn(body, encode)
+
     def _apply_lease_upkeep(self, entry: Entry) -> None:
         """Believe a leader only of its own term: nobody else's clock may end a lease."""
         upkeep = decode_upkeep(entry.data)
@@ -360,7 +406,7 @@ class MvccStore:
         assert not self._writer.overlay.changes, "a slice runs between entries"
         step = compaction_slice(self.engine, self.cursor, self.compacted, rows)
         self.cursor = step.cursor
-        self._writer.size_in_use -= step.freed_bytes
+        self._writer.give_back(step.freed_bytes)
         self.counters["compacted_revisions"] += step.freed_revisions
         if step.cursor > self.compacted:
             self.finished = self.compacted

@@ -54,10 +54,28 @@ class KeyWriter:
         """`main` as a varint: headers need it as well."""
         self._mod_field = b""
         self.sub = 0
-        self.size = 0
         self.size_in_use = 0
+        self._peak = 0
         self._young: dict[bytes, Version] = {}
         self._old: dict[bytes, Version] = {}
+
+    @property
+    def size(self) -> int:
+        """Logical bytes taken from the disk: the most that were ever in use, as room given back is used again."""
+        return max(self._peak, self.size_in_use)
+
+    def restore_sizes(self, size: int, size_in_use: int) -> None:
+        """Take over what an earlier life has counted."""
+        self._peak, self.size_in_use = size, size_in_use
+
+    def give_back(self, freed_bytes: int) -> None:
+        """Count bytes as used no longer; they stay taken until `defragmented`."""
+        self._peak = self.size
+        self.size_in_use -= freed_bytes
+
+    def defragmented(self) -> None:
+        """Count what is not used as not taken either."""
+        self._peak = 0
 
     def begin(self, main: Revision | int) -> None:
         """Open main revision `main`; it exists once something was changed."""
@@ -92,9 +110,7 @@ class KeyWriter:
         if lease:
             changes[attachment_key(lease, key)] = b""
         self._young[key] = (create, version, main, sub, lease)
-        size = len(record) + LOG_KEY_BYTES
-        self.size += size
-        self.size_in_use += size
+        self.size_in_use += len(record) + LOG_KEY_BYTES
         self.sub = sub + 1
 
     def delete(self, key: bytes, record: bytes) -> None:
@@ -112,9 +128,7 @@ class KeyWriter:
         self._young.pop(key, None)
         self._old.pop(key, None)
         self.keys.discard(key)
-        size = len(stone) + LOG_KEY_BYTES
-        self.size += size
-        self.size_in_use += size
+        self.size_in_use += len(stone) + LOG_KEY_BYTES
         self.sub += 1
 
     def record(self, key: bytes) -> bytes | None:

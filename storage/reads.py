@@ -14,6 +14,8 @@ from protocol.command import ReadKind
 from protocol.errors import ClientError, ErrorCode
 from protocol.types import LeaseId
 from protocol.wire.rpc_pb2 import (
+    AlarmRequest,
+    AlarmResponse,
     HashKVRequest,
     LeaseLeasesResponse,
     LeaseStatus,
@@ -65,6 +67,9 @@ def begin_read(
             return 0, b""
         if kind == ReadKind.STATUS:
             return 0, status_body(store, header, status)
+        if kind == ReadKind.ALARMS:
+            alarms = store.alarms.listed(AlarmRequest.FromString(body).alarm)
+            return 0, header + AlarmResponse(alarms=alarms).SerializeToString()
         show = SHOWS.get(kind)
         if show is not None:
             return 0, header + show(store.auth, body)
@@ -139,10 +144,10 @@ class StatusFields(NamedTuple):
 
 
 def status_body(store: MvccStore, header: bytes, fields: StatusFields) -> bytes:
-    """Return a StatusResponse but for `leader` and `errors`.
+    """Return a StatusResponse but for what the gateway knows: leader, current term, learner.
 
-    The gateway knows the leader, the current term and the alarms: it appends those fields. Appending is how protobuf
-    merges messages, so an appended `raftTerm` also overrides the applied term given here.
+    It appends those fields. Appending is how protobuf merges messages, so an appended `raftTerm` also overrides the
+    applied term given here.
     """
     status = StatusResponse(
         version=ETCD_VERSION,
@@ -153,6 +158,7 @@ def status_body(store: MvccStore, header: bytes, fields: StatusFields) -> bytes:
         dbSizeInUse=store.size_in_use,
         storageVersion=_STORAGE_VERSION,
         dbSizeQuota=fields.quota_bytes,
+        errors=store.alarms.texts(),
     )
     return header + status.SerializeToString()
 

@@ -47,6 +47,15 @@ def choose(request: TxnRequest, reader: Reader) -> Path:
     return Path(succeeded, operations, nested)
 
 
+def has_put(request: TxnRequest) -> bool:
+    """Whether either branch, or a txn in it, would put something."""
+    for operation in (*request.success, *request.failure):
+        name = operation.WhichOneof("request")
+        if name == "request_put" or (name == "request_txn" and has_put(operation.request_txn)):
+            return True
+    return False
+
+
 def compare_holds(compare: Compare, reader: Reader) -> bool:
     """Whether `compare` holds for its key, or for every key of its range (rules 16 to 18)."""
     if not compare.key:

@@ -5,7 +5,7 @@ from actors.effects import Send
 from gateway.core import GatewayCore
 from gateway.methods import METHODS, Method
 from protocol import local
-from protocol.config import ClusterConfig, LimitsConfig, NodeConfig, RaftConfig, StorageConfig
+from protocol.config import ClusterConfig, CompactionConfig, LimitsConfig, NodeConfig, RaftConfig, StorageConfig
 from protocol.identity import NodeIdentity
 from protocol.types import ClusterId, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
 from protocol.wire import rpc_pb2 as rpc
@@ -17,7 +17,7 @@ TIMEOUT_MS = 7000
 """etcd's 5 s and two election timeouts of 1 s."""
 
 
-def make_core(*, quota_bytes: int = 0, **limits: int) -> GatewayCore:
+def make_core(*, quota_bytes: int = 0, compaction: CompactionConfig | None = None, **limits: int) -> GatewayCore:
     """A gateway that has heard of nobody yet."""
     node = NodeConfig(name="n", client="127.0.0.1:1", peer="127.0.0.1:2", zmq="127.0.0.1:3")
     config = ClusterConfig(
@@ -25,6 +25,7 @@ def make_core(*, quota_bytes: int = 0, **limits: int) -> GatewayCore:
         raft=RaftConfig(election_timeout_ms=1000),
         limits=LimitsConfig(**limits),
         storage=StorageConfig(quota_bytes=quota_bytes),
+        compaction=compaction or CompactionConfig(),
     )
     return GatewayCore(NodeIdentity(ClusterId(1), ME, "n", StoreId(3), LIFE, ()), config)
 

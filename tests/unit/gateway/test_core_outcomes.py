@@ -157,12 +157,14 @@ def test_the_quota_counts_what_was_proposed_since_the_store_told_its_size() -> N
     for call_id in range(4):
         ask(gateway, call_id, "Put", put(b"k", b"x" * 2000))
     assert gateway.answers == []
-    only_turn(gateway)
+    tell(gateway, "applier", applied(only_turn(gateway).sequence, 0, 0, 0, 0))
     ask(gateway, 5, "Put", put(b"k", b"x" * 2000))
-    assert gateway.answers == [(5, ErrorCode.NO_SPACE, b"")]
+    tell(gateway, "applier", applied(only_turn(gateway).sequence, 0))
+    assert gateway.answers[4:] == [(5, ErrorCode.NO_SPACE, b"")]
     progress(gateway, 4, logical_bytes=2000)
     ask(gateway, 6, "Put", put(b"k", b"x" * 2000))
-    assert len(gateway.answers) == 1
+    tell(gateway, "applier", applied(only_turn(gateway).sequence, 0))
+    assert gateway.answers[5:] == [(6, 0, b"response")]
 
 
 @pytest.mark.parametrize(
@@ -181,8 +183,10 @@ def test_the_quota_counts_what_was_proposed_since_the_store_told_its_size() -> N
 def test_a_full_store_refuses_txns_that_may_put(operation: rpc.RequestOp, refused: bool) -> None:
     """Either branch counts, however deep (rules 52, 53)."""
     gateway = make_core(quota_bytes=1)
+    lead(gateway, 1)
     ask(gateway, 1, "Txn", rpc.TxnRequest(failure=[operation]).SerializeToString())
-    assert gateway.answers == ([(1, ErrorCode.NO_SPACE, b"")] if refused else [])
+    tell(gateway, "applier", applied(only_turn(gateway).sequence, 0))
+    assert gateway.answers == [(1, ErrorCode.NO_SPACE, b"") if refused else (1, 0, b"response")]
 
 
 def test_without_a_quota_nothing_is_refused_for_space(gateway: GatewayCore) -> None:

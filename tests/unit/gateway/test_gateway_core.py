@@ -221,16 +221,6 @@ def test_too_many_open_calls_are_refused() -> None:
     assert gateway.answers == [(3, ErrorCode.TOO_MANY_REQUESTS, b"")]
 
 
-def test_the_quota_refuses_puts_and_nothing_else(gateway: GatewayCore) -> None:
-    """When the store is full, deletes and reads still work (rules 52, 53)."""
-    full = local.StoreProgressed(applied=Index(1), revision=Revision(1), compacted=Revision(0), logical_bytes=4000)
-    gateway.handle(full, Source("applier"), Millis(0))
-    gateway.submit(1, method("Put"), put(), Millis(0), None)
-    gateway.submit(2, method("DeleteRange"), rpc.DeleteRangeRequest(key=b"k").SerializeToString(), Millis(0), None)
-    assert gateway.answers == [(1, ErrorCode.NO_SPACE, b"")]
-    assert len(turn(gateway)) == 1
-
-
 def test_stopping_answers_everybody(gateway: GatewayCore) -> None:
     """Nobody is left waiting for a node that is gone."""
     gateway.submit(1, method("Put"), put(), Millis(0), None)
