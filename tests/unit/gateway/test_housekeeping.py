@@ -218,10 +218,8 @@ def test_the_leader_puts_the_compaction_into_the_log() -> None:
     gateway.wake(Millis(due))
     ask(gateway, 1, "Put", put(), now=due)
     batch = only_turn(gateway, due)
-    body = rpc.CompactionRequest(revision=90).SerializeToString()
-    assert [command for command in proposed(batch) if command.kind == CommandKind.COMPACT] == [
-        (CommandKind.COMPACT, body)
-    ]
+    body = bytes((CommandKind.COMPACT,)) + rpc.CompactionRequest(revision=90).SerializeToString()
+    assert proposed(batch) == [(CommandKind.AS_NODE, body), (CommandKind.PUT, put())]
     tell(gateway, "applier", applied(batch.sequence, 0, 0), due)
     assert [(call_id, code) for call_id, code, _ in gateway.answers] == [(1, 0)]
     assert turn(gateway, 2 * due) == []
