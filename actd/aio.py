@@ -6,7 +6,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from actd import calls
@@ -229,6 +229,30 @@ class AsyncClient:
     ) -> "asyncio.Future[tuple[Member, ...]]":
         """Return the members of the cluster."""
         return self.submit(calls.members(linearizable=linearizable), timeout_s)
+
+    def member_add(
+        self, peer_urls: Iterable[str], *, learner: bool = False, timeout_s: float | None = None
+    ) -> "asyncio.Future[Member]":
+        """Add a member, known by where it will listen for its peers; start its node afterwards."""
+        return self.submit(calls.member_add(peer_urls, learner=learner), timeout_s)
+
+    def member_remove(self, member: int, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Member, ...]]":
+        """Remove a member for ever; its node stops by itself. The result is who is left."""
+        return self.submit(calls.member_remove(member), timeout_s)
+
+    def member_update(
+        self, member: int, peer_urls: Iterable[str], *, timeout_s: float | None = None
+    ) -> "asyncio.Future[tuple[Member, ...]]":
+        """Say where a member listens for its peers from now on."""
+        return self.submit(calls.member_update(member, peer_urls), timeout_s)
+
+    def member_promote(self, member: int, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Member, ...]]":
+        """Give a learner that has caught up its vote."""
+        return self.submit(calls.member_promote(member), timeout_s)
+
+    def move_leader(self, member: int, *, timeout_s: float | None = None) -> "asyncio.Future[None]":
+        """Have the member at the other end hand leadership to `member`; only the leader can."""
+        return self.submit(calls.move_leader(member), timeout_s)
 
     def run_soon(self, task: Callable[[Session], None]) -> None:
         """Have `task` called with the session within the next turn."""

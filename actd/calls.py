@@ -1,6 +1,6 @@
 """One function per call: arguments in, request bytes and a way to read the answer out. Pure."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from actd import wire
@@ -199,6 +199,10 @@ def _read_members(body: bytes) -> tuple[Member, ...]:
     return tuple(Member(**member) for member in fields.get("members", ()))
 
 
+def _read_added(body: bytes) -> Member:
+    return Member(**wire.decode(wire.MEMBER_ADDED, body).get("member", {}))
+
+
 def _read_hash(body: bytes) -> HashResult:
     fields = wire.decode(wire.HASH_KV, body)
     header = fields.pop("header", {})
@@ -269,6 +273,35 @@ def hash_kv(revision: int = 0) -> Call[HashResult]:
 def members(*, linearizable: bool = True) -> Call[tuple[Member, ...]]:
     """List the members."""
     return Call(8, wire.integer(1, linearizable), _read_members, True)
+
+
+def member_add(peer_urls: Iterable[str], *, learner: bool = False) -> Call[Member]:
+    """Add a member that will listen for its peers at these URLs."""
+    return Call(41, _texts(1, peer_urls) + wire.integer(2, learner), _read_added, repeatable=False)
+
+
+def member_remove(member: int) -> Call[tuple[Member, ...]]:
+    """Remove a member for ever."""
+    return Call(42, wire.integer(1, member), _read_members, repeatable=False)
+
+
+def member_update(member: int, peer_urls: Iterable[str]) -> Call[tuple[Member, ...]]:
+    """Say where a member listens for its peers from now on."""
+    return Call(43, wire.integer(1, member) + _texts(2, peer_urls), _read_members, repeatable=False)
+
+
+def member_promote(member: int) -> Call[tuple[Member, ...]]:
+    """Give a learner its vote."""
+    return Call(44, wire.integer(1, member), _read_members, repeatable=False)
+
+
+def move_leader(member: int) -> Call[None]:
+    """Have the member at the other end, which must lead, hand leadership over."""
+    return Call(45, wire.integer(1, member), lambda _body: None, repeatable=False)
+
+
+def _texts(number: int, values: Iterable[str]) -> bytes:
+    return b"".join(wire.message(number, value.encode()) for value in values)
 
 
 def lease_grant(ttl_s: int, lease: int = 0) -> Call[LeaseResult]:

@@ -8,7 +8,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from typing import Any, Final, TypeVar
 
@@ -287,6 +287,28 @@ class Client:
     def members(self, *, linearizable: bool = True, timeout_s: float | None = None) -> tuple[Member, ...]:
         """Return the members of the cluster."""
         return self._call(calls.members(linearizable=linearizable), timeout_s)
+
+    def member_add(self, peer_urls: Iterable[str], *, learner: bool = False, timeout_s: float | None = None) -> Member:
+        """Add a member, known by where it will listen for its peers; return it. Start its node afterwards."""
+        return self._call(calls.member_add(peer_urls, learner=learner), timeout_s)
+
+    def member_remove(self, member: int, *, timeout_s: float | None = None) -> tuple[Member, ...]:
+        """Remove a member for ever; its node stops by itself. Return the members that are left."""
+        return self._call(calls.member_remove(member), timeout_s)
+
+    def member_update(
+        self, member: int, peer_urls: Iterable[str], *, timeout_s: float | None = None
+    ) -> tuple[Member, ...]:
+        """Say where a member listens for its peers from now on; return the members."""
+        return self._call(calls.member_update(member, peer_urls), timeout_s)
+
+    def member_promote(self, member: int, *, timeout_s: float | None = None) -> tuple[Member, ...]:
+        """Give a learner that has caught up its vote; return the members."""
+        return self._call(calls.member_promote(member), timeout_s)
+
+    def move_leader(self, member: int, *, timeout_s: float | None = None) -> None:
+        """Have the member at the other end hand leadership to `member`; only the leader can."""
+        self._call(calls.move_leader(member), timeout_s)
 
     def watch(
         self,

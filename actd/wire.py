@@ -147,6 +147,7 @@ MEMBER: Final[Spec] = {
     5: Field("is_learner", "bool"),
 }
 MEMBERS: Final[Spec] = {1: _HEADER_FIELD, 2: Field("members", "message", repeated=True, inner=MEMBER)}
+MEMBER_ADDED: Final[Spec] = {1: _HEADER_FIELD, 2: Field("member", "message", inner=MEMBER)}
 HASH_KV: Final[Spec] = {
     1: _HEADER_FIELD,
     2: Field("hash", "uint"),

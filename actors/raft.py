@@ -16,6 +16,7 @@ from actors.actor import Source
 from actors.effects import Effect, Halt, Log, Send, SendPeer
 from actors.metrics import ActorMetrics
 from actors.raft_health import NodeHealth
+from actors.raft_members import MemberDesk
 from actors.raft_snapshots import SnapshotDesk
 from protocol import codec, local, peer
 from protocol.config import RaftConfig
@@ -53,6 +54,7 @@ class RaftActor:
         self.core: Raft | None = None
         self.snapshots = SnapshotDesk(self)
         self.health = NodeHealth(self)
+        self.members = MemberDesk(self)
         self._rng = rng
         self._effects: list[Effect] = []
         self._recovered: list[Entry] = []
@@ -78,6 +80,8 @@ class RaftActor:
         due = core.now if core.may_hand_over() and not snapshots.installing else core.deadline
         if snapshots.waiting:
             due = min(due, snapshots.deadline)
+        if self.members.deadline is not None:
+            due = min(due, self.members.deadline)
         if self._stopping_until is not None:
             due = min(due, self._stopping_until)
         return due
@@ -108,6 +112,7 @@ class RaftActor:
             return []
         core.tick(now)
         self.health.wake(core, now)
+        self.members.wake(core, now)
         self.snapshots.wake(now)
         if self._stopping_until is not None and now >= self._stopping_until:
             self._halt(Halt("stopped"))
@@ -197,6 +202,8 @@ class RaftActor:
             self.health.on_stalled(None, message, now)
         elif isinstance(message, local.StopActor):
             self._halt(Halt("stopped"))
+        else:
+            self.members.refuse(message)
 
     def _open(self, opened: local.StoreOpened, now: Millis) -> None:
         end = self._recovered_end
@@ -291,7 +298,7 @@ class RaftActor:
             self.health.on_stalled(core, message, now)
         elif isinstance(message, local.StopActor):
             self._on_stop(core, now)
-        else:
+        elif not self.members.on_local(core, message, now):
             self.snapshots.on_local(core, message, now)
 
     def _on_gateway_started(self, core: Raft) -> None:
@@ -299,6 +306,7 @@ class RaftActor:
         read_index.forget_gateway(core)
         lessor_calls.forget_gateway(core)
         core.proposals.forget_gateway()
+        self.members.gateway_started(core)
         self._transfer_sequence = None
         self._told = None
 
@@ -375,11 +383,15 @@ class RaftActor:
                 self.emit(Send("gateway", local.ReadsRefused(sequence=sequence, code=code)))
         if core.lessor_calls.answered or core.lessor_calls.refused:
             self._tell_lessor_answers(core)
+        if core.changes.answers:
+            self.members.tell_answers(core, core.now)
         if core.transfer.ended is not None:
             self._end_transfer(ErrorCode.OK if core.transfer.take_ended() else ErrorCode.TIMEOUT)
         told = self._told
-        if told is None or told[0] != core.term or told[1] != core.leader or told[2] is not core.configuration:
-            self._tell_leadership(core)
+        # What is in force may still be rolled back; what clients are shown is not.
+        configuration = membership.committed_configuration(core)
+        if told is None or told[0] != core.term or told[1] != core.leader or told[2] is not configuration:
+            self._tell_leadership(core, configuration)
 
     def _tell_lessor_answers(self, core: Raft) -> None:
         for sequence, code in core.lessor_calls.take_refused():
@@ -387,23 +399,14 @@ class RaftActor:
         for sequence, results in core.lessor_calls.take_answered():
             self.emit(Send("gateway", local.LessorAnswered(sequence=sequence, results=results)))
 
-    def _tell_leadership(self, core: Raft) -> None:
-        configuration = core.configuration
+    def _tell_leadership(self, core: Raft, configuration: Configuration) -> None:
         self._told = (core.term, core.leader, configuration)
         if core.leader not in (NOBODY, self._leader_before):
             self._leader_before = core.leader
             self.metrics.count("etcd_server_leader_changes_seen_total")
-        members = tuple(
-            local.MemberView(
-                member=member,
-                name=record.name,
-                peer_urls=record.peer_urls,
-                client_urls=record.client_urls,
-                is_learner=not configuration.is_voter(member),
-            )
-            for member, record in sorted(configuration.members.items())
-        )
+        members = configuration.views()
         self.emit(Send("gateway", local.LeadershipChanged(term=core.term, leader=core.leader, members=members)))
+        self.members.publish(core, core.now)
 
     def _end_transfer(self, code: ErrorCode) -> None:
         if self._transfer_sequence is not None:

@@ -222,6 +222,7 @@ class Supervisor:
             self._directory.store,
             incarnation,
             self._directory.founding.founders,
+            self._node.client_urls,
         )
         return ProcessContext(identity, self._config, self._node, self._directory.path, lifeline, siblings, arguments)
 

@@ -17,6 +17,8 @@ from actors.metrics import ActorMetrics
 from gateway.calls import Batch, Body, Lane, OpenCalls, whole
 from gateway.housekeeping import Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives
+from gateway.member_desk import MemberDesk, learner_refusal, list_members
+from gateway.members import MemberCall
 from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, WATCH, Method, Route
 from gateway.own_calls import OnAnswer, OwnCalls
 from gateway.streams import StreamTable
@@ -29,7 +31,6 @@ from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import NOBODY, Index, MemberId, Millis, Revision, Term
-from protocol.wire import rpc_pb2 as rpc
 from storage.wire_bytes import header_bytes, plain_put
 
 REQUEST_TIMEOUT_BASE_MS: Final = 5000
@@ -56,7 +57,6 @@ class GatewayCore:
         self.answers: list[tuple[int, int, Body]] = []
         self.term = Term(0)
         self.leader: MemberId = NOBODY
-        self.members: tuple[local.MemberView, ...] = ()
         self.applied = Index(0)
         self.revision = Revision(0)
         self._timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * config.raft.election_timeout_ms
@@ -65,7 +65,8 @@ class GatewayCore:
         self._reads = Lane("reads", unserved_max=2, inflight_max=64)
         self._local_reads = Lane("local_reads", unserved_max=64, inflight_max=64)
         self._lessor_calls = Lane("lessor_calls", unserved_max=4, inflight_max=64)
-        self._lanes = (self._commands, self._reads, self._local_reads, self._lessor_calls)
+        self.members = MemberDesk(self, self._calls.is_open)
+        self._lanes = (self._commands, self._reads, self._local_reads, self._lessor_calls, self.members.lane)
         self._refused: dict[int, None] = {}
         """Batches to be proposed again under their own sequence: should the first copy be alive after all, apply
         recognises the second as a repeat."""
@@ -79,6 +80,8 @@ class GatewayCore:
         """Of pieces that were taken since the applier was last told."""
         self._store_open = True
         self._stopped = False
+        self._restricted = False
+        """Whether this node stops or is a learner, so that a request needs a second look."""
         self.streams = StreamTable(config.limits.open_streams_max, config.raft.election_timeout_ms)
         """Open streaming calls; the services behind them register there."""
         self.watches = WatchHub(identity.incarnation, lambda: self.revision, config.watch.watchers_max)
@@ -91,7 +94,9 @@ class GatewayCore:
         self.streams.serve(WATCH, self._watch_service.open)
         self._grants = Grants(identity, config.raft)
         self._own = OwnCalls()
-        self._housekeeper = Housekeeper(identity.member, config, self._propose, self._refuse_held)
+        self._housekeeper = Housekeeper(
+            identity.member, config, self._propose, lambda call_id, code: self.answer(call_id, code, b"")
+        )
         self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(self._ask_lessor).open)
 
     # --- the doors' side ---------------------------------------------------------------------------
@@ -130,17 +135,24 @@ class GatewayCore:
                 lane = self._lessor_calls
                 self._finishers[call_id] = self._with_header
             else:
-                if not kind and self.members:
-                    self.answers.append((call_id, ErrorCode.OK, self._member_list()))
+                refusal, lane = self.members.route(route, kind, self._reads)
+                if refusal is not None:
+                    self.answers.append((call_id, *refusal))
                     return
-                lane, kind = self._reads, int(ReadKind.BARRIER)
-                self._finishers[call_id] = lambda _body: self._member_list()
+                if lane is self._reads:
+                    kind, self._finishers[call_id] = int(ReadKind.BARRIER), list_members
         if size > limits.request_bytes_max and lane is self._commands:
             self._refuse(call_id, ErrorCode.REQUEST_TOO_LARGE)
             return
-        if self._stopped:
-            self._refuse(call_id, ErrorCode.STOPPED)
-            return
+        if self._restricted:
+            code = (
+                ErrorCode.STOPPED
+                if self._stopped
+                else learner_refusal(method, kind, own_state=lane is self._local_reads)
+            )
+            if code:
+                self._refuse(call_id, code)
+                return
         if (
             quota
             and self._quota
@@ -168,10 +180,6 @@ class GatewayCore:
             self._own.tell(call_id, code, b"")
         else:
             self.answers.append((call_id, code, b""))
-
-    def _refuse_held(self, call_id: int, code: ErrorCode) -> None:
-        """Refuse a call that was held back, if its client still waits."""
-        self._answer(call_id, code, b"")
 
     def _propose(self, kind: CommandKind, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
         """Put a command of this node's own into the log."""
@@ -221,6 +229,8 @@ class GatewayCore:
             self._on_lessor_answered(message, now)
         elif isinstance(message, local.LessorRefused):
             self._on_refused(self._lessor_calls, message.sequence, message.code, now)
+        elif isinstance(message, local.MembersAnswered | local.LeadershipTransferEnded):
+            self.members.on_answered(message, now)
         elif isinstance(message, local.StoreProgressed):
             self._on_store_progressed(message)
         elif isinstance(message, local.CommandAnswered):
@@ -266,6 +276,7 @@ class GatewayCore:
             lessor_calls = self._lessor_calls
             if lessor_calls.queue and lessor_calls.resume(now):
                 self._send(lessor_calls, "raft", local.AskLessor, now, effects)
+            self.members.send(now, effects)
         local_reads = self._local_reads
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
@@ -359,7 +370,12 @@ class GatewayCore:
 
     # --- answers -----------------------------------------------------------------------------------
 
-    def _answer(self, call_id: int, code: int, body: Body) -> None:
+    def answer(self, call_id: int, code: int, body: Body) -> None:
+        """Answer a call, if somebody still waits."""
+        if self._finishers and not code and self._finishers.get(call_id) is list_members:
+            del self._finishers[call_id]
+            self.members.lane.queue.append((call_id, int(MemberCall.LIST), b""))
+            return
         if self._calls.close(call_id):
             if self._finishers:
                 finisher = self._finishers.pop(call_id, None)
@@ -401,7 +417,7 @@ class GatewayCore:
             if code == ErrorCode.PENDING:
                 later[position] = call_id
             else:
-                self._answer(call_id, code, batch.complete(position, body))
+                self.answer(call_id, code, batch.complete(position, body))
         if later:
             self._commands.answered_later[message.sequence] = later
 
@@ -424,7 +440,7 @@ class GatewayCore:
         if not waiting:
             del self._commands.answered_later[message.sequence]
         if call_id is not None:
-            self._answer(call_id, message.code, message.body)
+            self.answer(call_id, message.code, message.body)
 
     def _on_reads_served(self, message: local.ReadsServed, now: Millis) -> None:
         lane = self._reads if message.sequence in self._reads.inflight else self._local_reads
@@ -433,13 +449,13 @@ class GatewayCore:
             return
         if message.applied < self.applied:
             # A restarted applier still replays: what it shows is older than what clients have seen.
-            self._requeue(lane, message.sequence, [position for position, _, _ in message.results])
+            self.requeue(lane, message.sequence, [position for position, _, _ in message.results])
             lane.pause(Millis(now + RETRY_MS))
             return
         self._publish(message.applied, message.revision)
         pieces = batch.pieces
         for position, code, body in message.results:
-            self._answer(batch.ids[position], code, batch.complete(position, body) if pieces else body)
+            self.answer(batch.ids[position], code, batch.complete(position, body) if pieces else body)
         batch.left -= len(message.results)
         if not batch.served and lane is self._reads and now - batch.sent_at > SLOW_READ_MS:
             self.metrics.count("etcd_server_slow_read_indexes_total", len(batch.ids))
@@ -458,11 +474,11 @@ class GatewayCore:
             if code == ErrorCode.NOT_LEADER:
                 again.append(position)
             else:
-                self._answer(call_id, code, body)
+                self.answer(call_id, code, body)
         batch.left = len(again)
         lane.progressed(batch, now)
         if again:
-            self._requeue(lane, message.sequence, again)
+            self.requeue(lane, message.sequence, again)
             lane.pause(Millis(now + RETRY_MS))
         else:
             lane.done(message.sequence)
@@ -483,28 +499,13 @@ class GatewayCore:
 
     def _finish_status(self, body: bytes) -> bytes:
         """Add what the applier does not know; fields of a message may be appended, and errors stand in etcd's order."""
-        return complete_status(body, self.identity.member, self.leader, self.term, self.members)
-
-    def _member_list(self) -> bytes:
-        """Return the member table; its header has no revision (rule 3)."""
-        response = rpc.MemberListResponse()
-        response.header.cluster_id = self.identity.cluster
-        response.header.member_id = self.identity.member
-        response.header.raft_term = self.term
-        for view in self.members:
-            response.members.add(
-                ID=view.member,
-                name=view.name,
-                peerURLs=view.peer_urls,
-                clientURLs=view.client_urls,
-                isLearner=view.is_learner,
-            )
-        return response.SerializeToString()
+        return complete_status(body, self.identity.member, self.leader, self.term, self.members.views)
 
     # --- when something changes --------------------------------------------------------------------
 
     def _on_leadership_changed(self, message: local.LeadershipChanged, now: Millis) -> None:
-        self.members = message.members
+        self.streams.barred = self.members.learn(message.members)
+        self._restricted = self._stopped or self.members.is_learner
         self.streams.lead(message.leader, now)
         if (message.term, message.leader) == (self.term, self.leader):
             return
@@ -520,7 +521,7 @@ class GatewayCore:
             assert batch is not None, "it was just listed"
             self.metrics.count("etcd_server_proposals_failed_total", len(batch.ids))
             for call_id in batch.ids:
-                self._answer(call_id, code, b"")
+                self.answer(call_id, code, b"")
 
     def _on_refused(self, lane: Lane, sequence: int, code: int, now: Millis) -> None:
         """What was certainly not done is tried again, unless the node is simply too busy."""
@@ -530,17 +531,18 @@ class GatewayCore:
                 if lane is self._commands:
                     self.metrics.count("etcd_server_proposals_failed_total", len(batch.ids))
                 for call_id in batch.ids:
-                    self._answer(call_id, code, b"")
+                    self.answer(call_id, code, b"")
             return
         if sequence not in lane.inflight:
             return
         if lane is self._commands:
             self._refused[sequence] = None
         else:
-            self._requeue(lane, sequence, None)
+            self.requeue(lane, sequence, None)
         lane.pause(Millis(now + RETRY_MS))
 
-    def _requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
+    def requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
+        """Put calls of a batch, or all of them, back at the head of their lane."""
         batch = lane.inflight.get(sequence)
         if batch is None:
             return
@@ -569,21 +571,22 @@ class GatewayCore:
             self._give_up_proposals(ErrorCode.TIMEOUT_CONNECTION_LOST)
             for lane in (self._reads, self._lessor_calls):
                 for sequence in list(lane.inflight):
-                    self._requeue(lane, sequence, None)
+                    self.requeue(lane, sequence, None)
+            self.members.raft_lost(now)
         elif message.actor == "applier":
             self._store_open = False
             self.watches.applier_started()
             for waiting in self._commands.answered_later.values():
                 for call_id in waiting.values():
-                    self._answer(call_id, ErrorCode.TIMEOUT_CONNECTION_LOST, b"")
+                    self.answer(call_id, ErrorCode.TIMEOUT_CONNECTION_LOST, b"")
             self._commands.answered_later.clear()
             for sequence in list(self._local_reads.inflight):
-                self._requeue(self._local_reads, sequence, None)
+                self.requeue(self._local_reads, sequence, None)
 
     def _stop(self) -> list[Effect]:
-        self._stopped = True
+        self._stopped = self._restricted = True
         for call_id in self._calls.all():
-            self._answer(call_id, ErrorCode.STOPPED, b"")
+            self.answer(call_id, ErrorCode.STOPPED, b"")
         self.streams.end_all(ErrorCode.STOPPED)
         return [Halt("stopped")]
 

@@ -11,10 +11,12 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from gateway import validate
+from gateway.members import MemberCall
 from gateway.streams import StreamMethod
 from protocol.command import CommandKind, ReadKind
 from protocol.errors import ErrorCode
 from protocol.lease import LEASE_TTL_S_MAX
+from protocol.membership import parse_peer_urls
 from protocol.wire import rpc_pb2 as rpc
 
 
@@ -31,6 +33,8 @@ class Route(Enum):
     """Into the log, once the gateway has chosen what the client left open."""
     LESSOR = "lessor"
     """To the applier of the leader, wherever that is."""
+    RAFT = "raft"
+    """To raft: the members, and who leads."""
     MEMBERS = "members"
     """Answered from the member table, behind a barrier if it must be linearizable."""
 
@@ -156,6 +160,23 @@ def _rule_alarm(body: bytes, _operations_max: int) -> Ruling:
 Rule = Callable[[bytes, int], Ruling]
 
 
+def _rule_member_urls(request: type[rpc.MemberAddRequest | rpc.MemberUpdateRequest], kind: MemberCall) -> Rule:
+    def rule(body: bytes, _operations_max: int) -> Ruling:
+        try:
+            urls = request.FromString(body).peerURLs
+        except DecodeError:
+            return _malformed()
+        if parse_peer_urls(urls) is None:
+            return _refuse(ErrorCode.MEMBER_BAD_URLS)
+        return Ruling(ErrorCode.OK, Route.RAFT, int(kind))
+
+    return rule
+
+
+def _to_raft(request: type[Message], kind: MemberCall) -> Rule:
+    return _parsed(request, Ruling(ErrorCode.OK, Route.RAFT, int(kind)))
+
+
 class Method(NamedTuple):
     """One RPC. `rule` looks at a request's bytes; `number` is its name on the ZeroMQ door."""
 
@@ -172,6 +193,7 @@ class Method(NamedTuple):
 
 _KV: Final = "etcdserverpb.KV"
 _LEASE: Final = "etcdserverpb.Lease"
+_CLUSTER: Final = "etcdserverpb.Cluster"
 _ALL: Final = (
     Method(1, _KV, "Put", _rule_put),
     Method(2, _KV, "Range", _rule_range),
@@ -180,11 +202,16 @@ _ALL: Final = (
     Method(5, _KV, "Compact", _parsed(rpc.CompactionRequest, _COMPACT)),
     Method(6, "etcdserverpb.Maintenance", "Status", _parsed(rpc.StatusRequest, _STATUS)),
     Method(7, "etcdserverpb.Maintenance", "HashKV", _parsed(rpc.HashKVRequest, _HASH_KV)),
-    Method(8, "etcdserverpb.Cluster", "MemberList", _rule_members),
+    Method(8, _CLUSTER, "MemberList", _rule_members),
     Method(9, _LEASE, "LeaseGrant", _rule_lease_grant),
     Method(10, _LEASE, "LeaseRevoke", _parsed(rpc.LeaseRevokeRequest, _REVOKE)),
     Method(12, _LEASE, "LeaseTimeToLive", _parsed(rpc.LeaseTimeToLiveRequest, _TIME_TO_LIVE)),
     Method(13, _LEASE, "LeaseLeases", _parsed(rpc.LeaseLeasesRequest, _LEASES)),
+    Method(41, _CLUSTER, "MemberAdd", _rule_member_urls(rpc.MemberAddRequest, MemberCall.ADD)),
+    Method(42, _CLUSTER, "MemberRemove", _to_raft(rpc.MemberRemoveRequest, MemberCall.REMOVE)),
+    Method(43, _CLUSTER, "MemberUpdate", _rule_member_urls(rpc.MemberUpdateRequest, MemberCall.UPDATE)),
+    Method(44, _CLUSTER, "MemberPromote", _to_raft(rpc.MemberPromoteRequest, MemberCall.PROMOTE)),
+    Method(45, "etcdserverpb.Maintenance", "MoveLeader", _to_raft(rpc.MoveLeaderRequest, MemberCall.MOVE_LEADER)),
     Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm),
 )
 
@@ -207,5 +234,7 @@ STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: metho
 WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]
 KEEP_ALIVE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.Lease/LeaseKeepAlive"]
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
+OWN_CALL: Final = 0
+"""The number of what a node asks itself, for its health pages: a learner answers that too."""
 PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
 """The busiest method, for the short cut in the core."""

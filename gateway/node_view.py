@@ -13,7 +13,7 @@ from gateway import grpc_methods
 from gateway.calls import Body, whole
 from gateway.grpc_door import GrpcShared
 from gateway.loop import Core, GatewayLoop
-from gateway.methods import METHODS
+from gateway.methods import METHODS, OWN_CALL
 from gateway.metrics_page import MetricsPage, Sample
 from protocol.errors import WIRE_ERRORS, ErrorCode
 from protocol.identity import NodeIdentity
@@ -21,7 +21,7 @@ from protocol.types import NOBODY, MemberId, Millis
 from protocol.wire import rpc_pb2 as rpc
 
 CHECK_TIMEOUT_MS: Final = 5_000
-_RANGE: Final = METHODS[b"/etcdserverpb.KV/Range"]
+_RANGE: Final = METHODS[b"/etcdserverpb.KV/Range"]._replace(number=OWN_CALL)
 _STATUS: Final = METHODS[b"/etcdserverpb.Maintenance/Status"]
 _ALARM: Final = re.compile(r"alarm:\s*([A-Z]+)")
 

@@ -4,6 +4,7 @@ Owns the wiring. Its entry point is handed to the supervisor, which knows nothin
 """
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import uvloop
@@ -36,6 +37,7 @@ def run_gateway(context: ProcessContext) -> int:
     for sibling, incarnation in context.siblings.items():
         links.connect(sibling, incarnation)
     core = GatewayCore(context.identity, context.config)
+    core.members.calls.unix_s = lambda: int(time.time())
     gateway = GatewayLoop(core, loop, links, context.lifeline, lambda report: page.report(report))
     health = HealthService()
     core.streams.serve(HEALTH_WATCH, health.open_watch)

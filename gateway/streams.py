@@ -142,6 +142,8 @@ class StreamTable:
         self.dirty: list[Stream] = []
         self.paused: dict[int, None] = {}
         self.unsent_bytes = 0
+        self.barred: ErrorCode | None = None
+        """Why no stream may be opened now, if none may."""
         self._streams_max = streams_max
         self._patience_ms = NO_LEADER_TIMEOUTS * election_timeout_ms
         self._openers: dict[StreamMethod, Opener] = {}
@@ -167,6 +169,8 @@ class StreamTable:
         refusal = None
         if opener is None:
             refusal = ErrorCode.UNIMPLEMENTED
+        elif self.barred is not None:
+            refusal = self.barred
         elif len(self._streams) >= self._streams_max:
             refusal = ErrorCode.TOO_MANY_REQUESTS
         elif head.require_leader and self._leader == NOBODY:

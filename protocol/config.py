@@ -44,6 +44,10 @@ class RaftConfig(BaseModel):
     )
     unapplied_bytes_max: int = Field(64 << 20, ge=1, description="the same in bytes")
     uncommitted_bytes_max: int = Field(64 << 20, ge=1, description="proposed but uncommitted bytes at the leader")
+    strict_reconfig_check: bool = Field(
+        True, description="refuse changes of the membership that could cost the quorum, as etcd's flag of this name"
+    )
+    learners_max: int = Field(1, ge=1, description="members that do not vote at one time; etcd's max-learners")
 
     @model_validator(mode="after")
     def _relations(self) -> Self:

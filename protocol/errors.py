@@ -73,6 +73,14 @@ class ErrorCode(IntEnum):
     PENDING = 33
     LEASE_EXISTS = 34
     LEASE_TTL_TOO_LARGE = 35
+    MEMBER_EXISTS = 50
+    PEER_URL_EXISTS = 51
+    NOT_ENOUGH_STARTED_MEMBERS = 52
+    LEARNER_NOT_READY = 53
+    MEMBER_NOT_LEARNER = 54
+    TOO_MANY_LEARNERS = 55
+    MEMBER_BAD_URLS = 56
+    TIMEOUT_LEADER_TRANSFER = 57
     ROOT_USER_NOT_EXIST = 60
     ROOT_ROLE_NOT_EXIST = 61
     USER_ALREADY_EXISTS = 62
@@ -158,6 +166,21 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
     ErrorCode.NOT_SUPPORTED_FOR_LEARNER: WireError(_G.FAILED_PRECONDITION, "etcdserver: rpc not supported for learner"),
     ErrorCode.MEMBER_NOT_FOUND: WireError(_G.NOT_FOUND, "etcdserver: member not found"),
     ErrorCode.BAD_LEADER_TRANSFEREE: WireError(_G.FAILED_PRECONDITION, "etcdserver: bad leader transferee"),
+    ErrorCode.MEMBER_EXISTS: WireError(_G.FAILED_PRECONDITION, "etcdserver: member ID already exist"),
+    ErrorCode.PEER_URL_EXISTS: WireError(_G.FAILED_PRECONDITION, "etcdserver: Peer URLs already exists"),
+    # Unknown as etcd sends it, although its catalogue says FailedPrecondition (feature map, quirks).
+    ErrorCode.NOT_ENOUGH_STARTED_MEMBERS: WireError(
+        _G.UNKNOWN, "etcdserver: re-configuration failed due to not enough started members"
+    ),
+    ErrorCode.LEARNER_NOT_READY: WireError(
+        _G.FAILED_PRECONDITION, "etcdserver: can only promote a learner member which is in sync with leader"
+    ),
+    ErrorCode.MEMBER_NOT_LEARNER: WireError(_G.FAILED_PRECONDITION, "etcdserver: can only promote a learner member"),
+    ErrorCode.TOO_MANY_LEARNERS: WireError(_G.FAILED_PRECONDITION, "etcdserver: too many learner members in cluster"),
+    ErrorCode.MEMBER_BAD_URLS: WireError(_G.INVALID_ARGUMENT, "etcdserver: given member URLs are invalid"),
+    ErrorCode.TIMEOUT_LEADER_TRANSFER: WireError(
+        _G.UNKNOWN, "etcdserver: request timed out, leader transfer took too long", outcome_unknown=True
+    ),
     ErrorCode.UNIMPLEMENTED: WireError(_G.UNIMPLEMENTED, "unknown method"),
     ErrorCode.RESPONSE_TOO_LARGE: WireError(
         _G.RESOURCE_EXHAUSTED, "actd: response is over the byte budget, use limit to page"

@@ -12,6 +12,8 @@ class FoundingMember(NamedTuple):
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
+    is_learner: bool = False
+    """Only of a member as a newcomer was told of it: founders vote."""
 
 
 class Founding(NamedTuple):
@@ -39,3 +41,6 @@ class NodeIdentity(NamedTuple):
     incarnation: Incarnation
     """Of this actor's group (raft, wal, applier), or of the gateway."""
     founders: tuple[FoundingMember, ...]
+    """Whom to start with while the log says nothing: the founders, or the members that a newcomer was told of."""
+    client_urls: tuple[str, ...] = ()
+    """Where clients reach this node: the member table is to say so."""

@@ -8,6 +8,8 @@ A payload here is opaque to everyone but the actor that applies it.
 
 from typing import ClassVar, NamedTuple
 
+from protocol.membership import MemberChange
+from protocol.membership import MemberView as MemberView
 from protocol.message import Message
 from protocol.types import Entry, HardState, Incarnation, Index, LogMark, LogPosition, MemberId, Millis, Revision, Term
 
@@ -55,6 +57,19 @@ class TransferLeadership(LocalMessage):
     target: MemberId
 
 
+class ChangeMembers(LocalMessage):
+    """Change the member table, here or at the leader; answered by `MembersAnswered`, at most once done."""
+
+    sequence: int
+    change: MemberChange
+
+
+class ListMembers(LocalMessage):
+    """Tell the members as of what is committed now; answered by `MembersAnswered`."""
+
+    sequence: int
+
+
 # --- raft -> gateway -------------------------------------------------------------------------------
 
 
@@ -96,18 +111,19 @@ class LeadershipTransferEnded(LocalMessage):
     code: int
 
 
-class MemberView(NamedTuple):
-    """One member as `MemberList` shows it."""
+class MembersAnswered(LocalMessage):
+    """The answer to `ChangeMembers` or `ListMembers`: an `ErrorCode`, and where it is OK the members from then on.
 
-    member: MemberId
-    name: str
-    peer_urls: tuple[str, ...]
-    client_urls: tuple[str, ...]
-    is_learner: bool
+    `NO_LEADER` says that the change was certainly not made, `LEADER_CHANGED` that nobody knows.
+    """
+
+    sequence: int
+    code: int
+    members: tuple[MemberView, ...]
 
 
 class LeadershipChanged(LocalMessage):
-    """Term, leader or membership changed; sent at once. `leader` is NOBODY while none is known.
+    """Term, leader or committed membership changed; sent at once. `leader` is NOBODY while none is known.
 
     Every proposal and read that was pending on another (term, leader) has an unknown outcome from here on.
     """

@@ -8,10 +8,11 @@ import struct
 from typing import ClassVar, Final, NamedTuple
 
 from protocol.errors import PeerFault
+from protocol.membership import MemberChange, MemberView
 from protocol.message import Message
 from protocol.types import ClusterId, Entry, Incarnation, Index, LogPosition, MemberId, StoreId, Term
 
-PEER_WIRE_VERSION: Final = 2
+PEER_WIRE_VERSION: Final = 3
 
 ACTOR_NAME_BYTES_MAX: Final = 24
 _HEADER: Final = struct.Struct(">4sHQQQQQ24s")
@@ -192,6 +193,24 @@ class ForwardLessorCallsReply(PeerMessage):
     context: int
     code: int
     results: tuple[tuple[int, bytes], ...]
+
+
+class ForwardMemberChange(PeerMessage):
+    """A follower asks the leader of `term`, and no other, to change the member table.
+
+    `context` is never used again by that member for another change; the same one may come again.
+    """
+
+    context: int
+    change: MemberChange
+
+
+class ForwardMemberChangeReply(PeerMessage):
+    """What became of the change `context`: an `ErrorCode`, and the members where it is made and committed."""
+
+    context: int
+    code: int
+    members: tuple[MemberView, ...]
 
 
 class TimeoutNow(PeerMessage):

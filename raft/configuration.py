@@ -4,6 +4,7 @@ Owns the form in which a configuration is logged, marked and snapshotted. Pure.
 Invariants: no member is voter and learner at once; `outgoing` is empty outside a joint configuration.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -11,18 +12,27 @@ import msgpack
 
 from protocol.errors import Corruption
 from protocol.identity import FoundingMember
+from protocol.membership import MemberView
 from protocol.types import MemberId, StoreId
 
-CONFIGURATION_FORMAT_VERSION = 1
+CONFIGURATION_FORMAT_VERSION = 2
+FORMAT_WITHOUT_REMOVED = 1
+"""An older form that is still read: nobody had been removed, and nobody was promised a vote."""
+REMOVED_REMEMBERED_MAX = 1000
+"""Ids of removed members that are kept; an id is made of the second it was given, so older ones do not come again."""
 
 
 class MemberRecord(NamedTuple):
-    """What the cluster knows of one member; `store` 0: its data directory has not been seen yet."""
+    """What the cluster knows of one member; `store` 0: its data directory has not been seen yet.
+
+    `promised`: it was added to vote, and is a learner only until it has caught up.
+    """
 
     name: str
     peer_urls: tuple[str, ...]
     client_urls: tuple[str, ...]
     store: StoreId
+    promised: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +45,8 @@ class Configuration:
     learners_next: tuple[MemberId, ...] = ()
     auto_leave: bool = False
     members: dict[MemberId, MemberRecord] = field(default_factory=dict)
+    removed: tuple[MemberId, ...] = ()
+    """Who once belonged, the latest last; the rules of `raft.member_rules` never let one back in."""
 
     @property
     def joint(self) -> bool:
@@ -65,6 +77,7 @@ class Configuration:
                 self.learners_next,
                 self.auto_leave,
                 members,
+                self.removed,
             )
         )
         return packed
@@ -77,15 +90,16 @@ class Configuration:
             Corruption: the bytes are no configuration this build knows.
         """
         try:
-            version, voters, outgoing, learners, learners_next, auto_leave, members = msgpack.unpackb(
-                data, use_list=False
-            )
+            version, *parts = msgpack.unpackb(data, use_list=False)
+            if version == FORMAT_WITHOUT_REMOVED:
+                parts.append(())
+            if version in (FORMAT_WITHOUT_REMOVED, CONFIGURATION_FORMAT_VERSION):
+                voters, outgoing, learners, learners_next, auto_leave, members, removed = parts
+                records = {member: MemberRecord(*record) for member, *record in members}
+                return cls(voters, outgoing, learners, learners_next, auto_leave, records, removed)
         except Exception as error:
             raise Corruption(f"undecodable configuration of {len(data)} bytes") from error
-        if version != CONFIGURATION_FORMAT_VERSION:
-            raise Corruption(f"configuration of format {version}, this build knows {CONFIGURATION_FORMAT_VERSION}")
-        records = {member: MemberRecord(name, peer, client, store) for member, name, peer, client, store in members}
-        return cls(voters, outgoing, learners, learners_next, auto_leave, records)
+        raise Corruption(f"configuration of format {version}, this build knows {CONFIGURATION_FORMAT_VERSION}")
 
     def with_member(self, member: MemberId, record: MemberRecord) -> "Configuration":
         """Return a copy that knows `record` of `member`; roles stay."""
@@ -107,7 +121,13 @@ class Configuration:
         demoted = tuple(member for member in learners if member in self.voters)
         now = tuple(member for member in learners if member not in demoted)
         kept = {**members, **{member: self.members[member] for member in self.voters if member not in members}}
-        return Configuration(tuple(sorted(voters)), self.voters, now, demoted, auto_leave, kept)
+        removed = self.removed_without(kept)
+        return Configuration(tuple(sorted(voters)), self.voters, now, demoted, auto_leave, kept, removed)
+
+    def removed_without(self, members: Collection[MemberId]) -> tuple[MemberId, ...]:
+        """Return who has been removed once only `members` are left."""
+        gone = sorted(member for member in self.members if member not in members)
+        return tuple(member for member in (*self.removed, *gone) if member not in members)[-REMOVED_REMEMBERED_MAX:]
 
     def leave_joint(self) -> "Configuration":
         """Return the configuration that the joint one leads to."""
@@ -115,7 +135,21 @@ class Configuration:
         learners = tuple(sorted({*self.learners, *self.learners_next}))
         alive = {*self.voters, *learners}
         members = {member: record for member, record in self.members.items() if member in alive}
-        return Configuration(self.voters, (), learners, (), False, members)
+        removed = self.removed_without(alive)
+        return Configuration(self.voters, (), learners, (), False, members, removed)
+
+    def views(self) -> tuple[MemberView, ...]:
+        """Return the members as `MemberList` shows them, by id; who is promised a vote is no learner there."""
+        return tuple(
+            MemberView(
+                member,
+                record.name,
+                record.peer_urls,
+                record.client_urls,
+                is_learner=not record.promised and not self.is_voter(member),
+            )
+            for member, record in sorted(self.members.items())
+        )
 
     def check(self) -> None:
         """Assert the invariants."""
@@ -124,12 +158,14 @@ class Configuration:
         assert not set(self.voters) & set(self.learners), "nobody is voter and learner at once"
         assert not set(self.outgoing) & set(self.learners), "a learner does not vote in the outgoing half"
         assert self.joint or not self.learners_next, "learners to be belong to a joint configuration"
+        assert not set(self.removed) & set(self.members), "nobody is in the table and removed at once"
 
 
 def founding_configuration(founders: tuple[FoundingMember, ...]) -> Configuration:
-    """Return the configuration every founding member starts from; equal bytes on all of them."""
+    """Return the configuration a member starts from; of founding members, equal bytes on all of them."""
     members = {
         founder.member: MemberRecord(founder.name, founder.peer_urls, founder.client_urls, StoreId(0))
         for founder in sorted(founders)
     }
-    return Configuration(tuple(sorted(members)), members=members)
+    learners = tuple(sorted(founder.member for founder in founders if founder.is_learner))
+    return Configuration(tuple(sorted(set(members) - set(learners))), learners=learners, members=members)

@@ -2,8 +2,8 @@
 
 Owns term, vote, role, log, configuration and the messages to be sent. The topics live beside it: `election`,
 `replication` (the leader's side), `following` (the follower's), `proposals`, `read_index`, `transfer`, `membership`,
-`snapshots`, `lessor_calls`, with `durability` between messages and writes. Knows no actor, socket, disk or clock:
-time is an argument, chance is an injected generator, durability is told by `persisted`.
+`snapshots`, `lessor_calls`, `member_changes`, with `durability` between messages and writes. Knows no actor, socket,
+disk or clock: time is an argument, chance is an injected generator, durability is told by `persisted`.
 
 How an owner drives it: hand in what happens (`step`, `submit`, `read`, `persisted`, `applied_to`, `tick`), and once
 per turn call `end_turn`, which returns the writes and messages of the whole turn; then `take_committed`, and behind it
@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from protocol.config import RaftConfig
 from protocol.errors import ErrorCode, InvariantViolation
+from protocol.membership import MemberChange
 from protocol.peer import PeerMessage
 from protocol.types import (
     NOBODY,
@@ -32,7 +33,17 @@ from protocol.types import (
     Millis,
     Term,
 )
-from raft import election, following, lessor_calls, membership, proposals, read_index, replication, transfer
+from raft import (
+    election,
+    following,
+    lessor_calls,
+    member_changes,
+    membership,
+    proposals,
+    read_index,
+    replication,
+    transfer,
+)
 from raft.configuration import Configuration
 from raft.durability import NOTHING_DRAINED, Drained, DurabilityGate, Outbound
 from raft.leading import LeaderState
@@ -113,6 +124,7 @@ class Raft:
         self.reads = read_index.ReadDesk(life << 32)
         self.lessor_calls = lessor_calls.LessorDesk(life << 32)
         self.proposals = proposals.ProposalDesk(life << 32)
+        self.changes = member_changes.ChangeDesk(life << 32)
         self.election_patience = Millis(config.election_timeout_ms)
         self.election_due = FAR_FUTURE
         election.first_timeout(self)
@@ -133,6 +145,8 @@ class Raft:
             due = self.transfer.due
         if self.lessor_calls.asked:
             due = min(due, self.lessor_calls.due)
+        if self.changes.asked:
+            due = min(due, self.changes.due)
         return min(due, self.reads.due) if self.reads.questions else due
 
     @property
@@ -181,11 +195,17 @@ class Raft:
         self._advance(now)
         return proposals.propose_upkeep(self, term, payload)
 
+    def ask_change(self, sequence: int, change: MemberChange, now: Millis) -> None:
+        """Have the membership changed, here or by the leader; the answer shows in `changes.answers`."""
+        self._advance(now)
+        member_changes.ask(self, sequence, change)
+
     def tick(self, now: Millis) -> None:
         """Do what is due at `now`: elections, heartbeats, quorum checks, retries."""
         self._advance(now)
         read_index.retry(self)
         lessor_calls.retry(self)
+        member_changes.retry(self)
         transfer.expire(self)
         if self.leading is not None:
             replication.leader_tick(self)
@@ -300,6 +320,7 @@ class Raft:
         if leader != self.leader:
             read_index.leader_changed(self)
             lessor_calls.leader_changed(self)
+            self.changes.leader_changed()
             self.leader = leader
         transfer.leader_known(self)
 
@@ -316,6 +337,8 @@ _HANDLERS: dict[str, Callable[[Raft, MemberId, PeerMessage], None]] = {
     "ForwardProposalReply": proposals.on_forward_proposal_reply,
     "ForwardLessorCalls": lessor_calls.on_forward_lessor_calls,
     "ForwardLessorCallsReply": lessor_calls.on_forward_lessor_calls_reply,
+    "ForwardMemberChange": member_changes.on_forward_member_change,
+    "ForwardMemberChangeReply": member_changes.on_forward_member_change_reply,
     "RequestReadIndex": read_index.on_request_read_index,
     "ReadIndexReply": read_index.on_read_index_reply,
 }

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from protocol.errors import ErrorCode
 from protocol.types import Entry, EntryKind, Index, LogMark, MemberId, StoreId
-from raft import replication
+from raft import member_changes, replication
 from raft.configuration import Configuration, MemberRecord
 from raft.progress import ProgressState
 
@@ -54,6 +54,12 @@ def cut(raft: "Raft", index: Index) -> None:
     """Forget configurations that a cut at `index` makes history."""
     base = configuration_at(raft, index)
     raft.configurations = [(index, base), *((at, later) for at, later in raft.configurations if at > index)]
+
+
+def committed_configuration(raft: "Raft") -> Configuration:
+    """Return the latest configuration that is committed."""
+    index, configuration = raft.configurations[-1]
+    return configuration if index <= raft.commit else configuration_at(raft, raft.commit)
 
 
 def change_in_flight(raft: "Raft") -> bool:
@@ -113,7 +119,8 @@ def change_members(
         return ErrorCode.UNHEALTHY
     ordered = tuple(sorted(voters))
     if ordered == tuple(sorted(current.voters)):
-        _propose(raft, Configuration(ordered, learners=tuple(sorted(learners)), members=members))
+        removed = current.removed_without(members)
+        _propose(raft, Configuration(ordered, learners=tuple(sorted(learners)), members=members, removed=removed))
     else:
         _propose(raft, current.enter_joint(ordered, tuple(sorted(learners)), members, auto_leave=auto_leave))
     return ErrorCode.OK
@@ -167,6 +174,11 @@ def committed_as_leader(raft: "Raft") -> None:
     if configuration.joint:
         if configuration.auto_leave:
             _propose(raft, configuration.leave_joint())
-    elif not configuration.is_voter(raft.member):
+        return
+    if raft.changes.busy:
+        member_changes.settled(raft)
+    if not configuration.is_voter(raft.member):
         # A leader outside the configuration serves until the change is committed (thesis, section 4.2.2).
         replication.leave_office(raft, "removed")
+    elif raft.changes.waiting:
+        member_changes.go_on(raft)

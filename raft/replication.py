@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from protocol.errors import InvariantViolation, PeerFault
 from protocol.peer import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, PeerMessage
 from protocol.types import NOBODY, EntryKind, Index, LogPosition, MemberId, Millis
-from raft import membership, read_index, transfer
+from raft import member_changes, membership, read_index, transfer
 from raft.leading import LeaderState
 from raft.progress import Progress, ProgressState
 from raft.quorum import VoteResult, committed_index, vote_result
@@ -71,6 +71,7 @@ def leader_tick(raft: "Raft") -> None:
     for progress in leading.progress.values():
         _find_lost(raft, progress)
     transfer.remind(raft)
+    member_changes.tick(raft)
 
 
 def leave_office(raft: "Raft", reason: str) -> None:

@@ -3,9 +3,25 @@
 from collections.abc import Iterator
 
 import pytest
-from core_parts import ME, OTHER, applied, ask, get, lead, make_core, method, only_turn, put, served, tell, turn
+from core_parts import (
+    ME,
+    MEMBERS,
+    OTHER,
+    applied,
+    ask,
+    get,
+    lead,
+    make_core,
+    method,
+    only_turn,
+    put,
+    served,
+    tell,
+    turn,
+)
 
 from actors.actor import Source
+from actors.effects import Send
 from gateway.core import GatewayCore
 from protocol import local
 from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, ReadKind, decode_batch
@@ -271,6 +287,13 @@ def test_linearizable_member_lists_wait_for_a_barrier_and_local_ones_do_not(gate
     assert isinstance(barrier, local.RequestReads)
     assert [command.kind for command in decode_batch(barrier.payload).commands] == [ReadKind.BARRIER]
     tell(gateway, "applier", served(barrier.sequence, (0, 0, b"")))
+    assert gateway.answers == []
+    (asked,) = gateway.end_turn(Millis(0))
+    gateway.check_invariants()
+    assert isinstance(asked, Send)
+    assert isinstance(asked.message, local.ListMembers)
+    answered = local.MembersAnswered(sequence=asked.message.sequence, code=0, members=MEMBERS)
+    tell(gateway, "raft", answered)
     assert gateway.answers == [(2, 0, body)]
 
 
@@ -281,6 +304,10 @@ def test_a_gateway_that_has_heard_of_no_members_does_not_say_that_there_are_none
     assert gateway.answers == []
     lead(gateway, 1)
     tell(gateway, "applier", served(only_turn(gateway).sequence, (0, 0, b"")))
+    (asked,) = gateway.end_turn(Millis(0))
+    assert isinstance(asked, Send)
+    assert isinstance(asked.message, local.ListMembers)
+    tell(gateway, "raft", local.MembersAnswered(sequence=asked.message.sequence, code=0, members=MEMBERS))
     ((_, _, body),) = gateway.answers
     assert len(rpc.MemberListResponse.FromString(body).members) == 2
 
