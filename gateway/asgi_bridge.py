@@ -30,6 +30,23 @@ Event = MutableMapping[str, Any]
 AsgiApp = Callable[[Any, Callable[[], Awaitable[Event]], Callable[[Event], Awaitable[None]]], Awaitable[None]]
 
 
+COMMON_NAME: Final = "actd.common_name"
+"""Where a page finds in its scope whom the client's certificate names; absent if nobody has asked for one."""
+
+
+def naming(app: AsgiApp, common_name: str) -> AsgiApp:
+    """Return `app` as it is for a client whose certificate names `common_name`."""
+    if not common_name:
+        return app
+
+    async def named(
+        scope: Any, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
+    ) -> None:
+        await app(scope | {COMMON_NAME: common_name}, receive, send)
+
+    return named
+
+
 class _Exchange:
     """One request and its answer."""
 
@@ -79,7 +96,7 @@ class PageQueue:
 class AsgiBridge:
     """Serves the plain requests of one HTTP/2 connection."""
 
-    __slots__ = ("_answers", "_exchanges", "_load", "_pages", "_tell")
+    __slots__ = ("_answers", "_common_name", "_exchanges", "_load", "_pages", "_tell")
 
     def __init__(
         self,
@@ -87,7 +104,9 @@ class AsgiBridge:
         load: Callable[[], Awaitable[AsgiApp]],
         answers: Callable[[], Http2Answers],
         tell: Callable[[], None],
+        common_name: str = "",
     ) -> None:
+        self._common_name = common_name
         self._pages = pages
         self._load = load
         self._answers = answers
@@ -145,7 +164,7 @@ class AsgiBridge:
             self._send(exchange, event)
 
         try:
-            app = await self._load()
+            app = naming(await self._load(), self._common_name)
             await app(_scope(exchange.head), receive, send)
         except asyncio.CancelledError:
             raise

@@ -172,10 +172,14 @@ def _truncated(held: int) -> GrpcFault:
 class GrpcConnection:
     """The `Http2Handler` of one connection."""
 
-    __slots__ = ("_calls", "_http", "_live", "_partial", "_shared", "_streams", "_tell", "answers")
+    __slots__ = ("_calls", "_http", "_live", "_partial", "_shared", "_streams", "_tell", "answers", "common_name")
 
-    def __init__(self, shared: GrpcShared, http: HttpNeighbour, tell: Callable[[], None]) -> None:
+    def __init__(
+        self, shared: GrpcShared, http: HttpNeighbour, tell: Callable[[], None], common_name: str = ""
+    ) -> None:
         """`tell` is called when there is output that no `receive` will fetch."""
+        self.common_name = common_name
+        """Whom the client's certificate names; "" where nobody has asked for one."""
         self.answers: Http2Answers
         """Set by whoever makes the connection; each of the two needs the other."""
         self._shared = shared

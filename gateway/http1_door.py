@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from gateway.asgi_bridge import AsgiApp, AsgiBridge, PageQueue
+from gateway.asgi_bridge import AsgiApp, AsgiBridge, PageQueue, naming
 from gateway.grpc_door import HttpNeighbour
 from gateway.http2_answers import Http2Answers
 
@@ -30,9 +30,10 @@ KEEP_ALIVE_S: Final = 75
 class _Waiting(asyncio.Protocol):
     """A connection whose protocol class is being loaded."""
 
-    def __init__(self, stack: "HttpStack", transport: asyncio.Transport, data: bytes) -> None:
+    def __init__(self, stack: "HttpStack", transport: asyncio.Transport, data: bytes, common_name: str) -> None:
         self.transport = transport
         self.data = data
+        self.common_name = common_name
         self.lost = False
         self._stack = stack
 
@@ -104,9 +105,9 @@ class HttpStack:
 
     # --- HTTP/1.1 ---------------------------------------------------------------------------------
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+    def adopt(self, transport: asyncio.Transport, data: bytes, common_name: str) -> None:
         """Take a connection over, with what has been read from it."""
-        waiting = _Waiting(self, transport, data)
+        waiting = _Waiting(self, transport, data, common_name)
         transport.set_protocol(waiting)
         self.waiting[waiting] = None
         if self._loaded is not None:
@@ -133,15 +134,19 @@ class HttpStack:
 
         self.waiting.pop(waiting, None)
         protocol = H11Protocol(config, state, {}, self._loop)
+        if waiting.common_name:
+            protocol.app = naming(protocol.app, waiting.common_name)
         waiting.transport.set_protocol(protocol)
         protocol.connection_made(waiting.transport)
         protocol.data_received(waiting.data)
 
     # --- HTTP/2 -----------------------------------------------------------------------------------
 
-    def neighbour(self, answers: Callable[[], Http2Answers], tell: Callable[[], None]) -> HttpNeighbour:
+    def neighbour(
+        self, answers: Callable[[], Http2Answers], tell: Callable[[], None], common_name: str
+    ) -> HttpNeighbour:
         """Return who serves the plain HTTP requests of one HTTP/2 connection."""
-        return AsgiBridge(self._pages, self.app, answers, tell)
+        return AsgiBridge(self._pages, self.app, answers, tell, common_name)
 
     # --- the end ----------------------------------------------------------------------------------
 

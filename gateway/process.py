@@ -24,6 +24,7 @@ from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS
 from gateway.metrics_page import MetricsPage, Sample
 from gateway.node_view import NodeView, door_samples
 from gateway.sniff import ClientDoor
+from gateway.tls_files import open_tls
 from gateway.zmq_door import ZmqDoor
 from storage.reads import ETCD_VERSION
 
@@ -57,7 +58,8 @@ def run_gateway(context: ProcessContext) -> int:
         return build_app(view)
 
     http1 = HttpStack(loop, make_app)
-    gateway.doors.append(ClientDoor(gateway, context.node.client, shared, http1, context.config.limits))
+    tls = open_tls(context.node, context.data_dir, core.metrics)
+    gateway.doors.append(ClientDoor(gateway, context.node.client, shared, http1, context.config.limits, tls=tls))
     gateway.doors.append(
         ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics)
     )

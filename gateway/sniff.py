@@ -1,10 +1,11 @@
 """The client port: one listener, many connections, two protocols told apart by their first bytes.
 
 Owns the listening socket, every connection on it until it is handed over, their number, their backlog of output and the
-watch over those that stall. Knows no method; HTTP/2 is `gateway.http2`, HTTP/1.1 is `gateway.http1_door`.
+watch over those that stall. Knows no method; HTTP/2 is `gateway.http2`, HTTP/1.1 is `gateway.http1_door`, TLS, which
+comes before either, is `gateway.tls_connection`.
 
 Invariants: a connection writes once per turn; one whose client does not read is not read from either; no more
-connections than `connections_max`.
+connections than `connections_max`; with TLS nothing is heard that was not said under it.
 """
 
 import asyncio
@@ -18,6 +19,8 @@ from gateway.http2_answers import Http2Answers
 from gateway.http2_frames import PREFACE
 from gateway.http2_limits import Http2Limits
 from gateway.loop import GatewayLoop
+from gateway.tls import ServerTls
+from gateway.tls_connection import Handshakes, TlsConnection
 from protocol.config import LimitsConfig
 
 SNIFF_BYTES: Final = len(b"PRI * HTTP/2.0\r\n")
@@ -37,16 +40,20 @@ WRITE_HIGH_BYTES: Final = 1024 * 1024
 """Unsent bytes in a socket at which we stop adding, and stop reading; the rest waits in the stream queues."""
 WRITE_LOW_BYTES: Final = 128 * 1024
 BACKLOG_CONNECTIONS: Final = 1024
+HALF_OPEN_MAX: Final = 2000
+"""Connections that have not shown their protocol yet; for one more the oldest of them has to go."""
 
 
 class Http1Stack(Protocol):
     """Where connections go that do not speak HTTP/2, and requests that are not gRPC."""
 
-    def adopt(self, transport: asyncio.Transport, data: bytes) -> None:
+    def adopt(self, transport: asyncio.Transport, data: bytes, common_name: str) -> None:
         """Take a connection over, with what has been read from it."""
         ...
 
-    def neighbour(self, answers: Callable[[], Http2Answers], tell: Callable[[], None]) -> HttpNeighbour:
+    def neighbour(
+        self, answers: Callable[[], Http2Answers], tell: Callable[[], None], common_name: str
+    ) -> HttpNeighbour:
         """Return who serves the plain HTTP requests of one HTTP/2 connection."""
         ...
 
@@ -75,13 +82,21 @@ class ClientDoor:
         http1: Http1Stack,
         limits: LimitsConfig,
         http2_limits: Http2Limits | None = None,
+        tls: ServerTls | None = None,
+        half_open_max: int = HALF_OPEN_MAX,
     ) -> None:
+        """With `tls` nothing else is spoken."""
         self.loop = loop
         self.shared = shared
         self.http1 = http1
         self.http2_limits = http2_limits or Http2Limits(concurrent_streams_max=limits.concurrent_streams_max)
-        self.connections: dict[object, None] = {}
+        self.connections: dict[Connection, None] = {}
+        self.half_open: dict[Sniffer | TlsConnection, None] = {}
+        """Those of them that have not shown their protocol, oldest first."""
+        self._half_open_max = half_open_max
+        self._handshakes = None if tls is None else Handshakes(loop.loop, tls, loop.core.metrics)
         self.connections_refused = 0
+        self.half_open_dropped = 0
         self.strangers = 0
         """Connections that began with neither protocol."""
         self._address = address
@@ -101,7 +116,7 @@ class ClientDoor:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         listener.bind((host.strip("[]"), int(port)))
         self.port = listener.getsockname()[1]
-        server = self.loop.loop.create_server(lambda: Sniffer(self), sock=listener, backlog=BACKLOG_CONNECTIONS)
+        server = self.loop.loop.create_server(self._meet, sock=listener, backlog=BACKLOG_CONNECTIONS)
         self._server = self.loop.loop.run_until_complete(server)
         self._sweeper = self.loop.loop.call_later(SWEEP_S, self._sweep)
 
@@ -114,7 +129,7 @@ class ClientDoor:
         for connection in list(self.connections):
             if isinstance(connection, Http2Protocol):
                 connection.drain()
-            elif isinstance(connection, Sniffer):
+            else:
                 connection.close()
         self.http1.drain()
 
@@ -130,30 +145,54 @@ class ClientDoor:
         if self._server is not None:
             self._server.close()
         for connection in list(self.connections):
-            if isinstance(connection, Http2Protocol | Sniffer):
-                connection.close()
+            connection.close()
         self.http1.stop()
 
-    def admits(self) -> bool:
-        """Whether one more connection may stay."""
+    def _meet(self) -> asyncio.Protocol:
+        """Return who hears a new connection."""
+        return Sniffer(self) if self._handshakes is None else TlsConnection(self, self._handshakes)
+
+    def enter(self, connection: "Sniffer | TlsConnection") -> bool:
+        """Count a connection that has not shown its protocol yet; False if there is no room for it.
+
+        Of those that say nothing there are never so many that nobody else comes in: the oldest goes.
+        """
         if self._draining or len(self.connections) + self.http1.connections >= self._connections_max:
             self.connections_refused += 1
             return False
+        if len(self.half_open) >= self._half_open_max:
+            self.half_open_dropped += 1
+            self.loop.core.metrics.count("actd_half_open_dropped_total")
+            oldest = next(iter(self.half_open))
+            self.leave(oldest)
+            oldest.give_up()
+        self.connections[connection] = None
+        self.half_open[connection] = None
         return True
+
+    def leave(self, connection: "Connection") -> None:
+        """Count a connection no more."""
+        self.connections.pop(connection, None)
+        if not isinstance(connection, Http2Protocol):
+            self.half_open.pop(connection, None)
+
+    def welcome(self, common_name: str) -> asyncio.Protocol:
+        """Return who hears a connection that is secured, from its first byte on."""
+        return Sniffer(self, common_name)
 
     def _sweep(self) -> None:
         now = self.loop.now_ms()
         for connection in list(self.connections):
-            if isinstance(connection, Http2Protocol | Sniffer):
-                connection.sweep(now)
+            connection.sweep(now)
         self._sweeper = self.loop.loop.call_later(SWEEP_S, self._sweep)
 
 
 class Sniffer(asyncio.Protocol):
     """A connection whose protocol is not known yet."""
 
-    def __init__(self, door: ClientDoor) -> None:
+    def __init__(self, door: ClientDoor, common_name: str = "") -> None:
         self._door = door
+        self._common_name = common_name
         self._data = b""
         self._sweeps = 0
         self._transport: asyncio.Transport | None = None
@@ -161,10 +200,8 @@ class Sniffer(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first bytes, if there is room for one more."""
         self._transport = socket_transport = cast("asyncio.Transport", transport)  # uvloop's has no common base
-        if not self._door.admits():
+        if not self._door.enter(self):
             socket_transport.abort()
-            return
-        self._door.connections[self] = None
 
     def data_received(self, data: bytes) -> None:
         """Decide as soon as the bytes allow it."""
@@ -174,20 +211,20 @@ class Sniffer(asyncio.Protocol):
             return
         if PREFACE.startswith(data[:SNIFF_BYTES]):
             if len(data) >= SNIFF_BYTES:
-                door.connections.pop(self, None)
-                protocol = Http2Protocol(door, transport)
+                door.leave(self)
+                protocol = Http2Protocol(door, transport, self._common_name)
                 transport.set_protocol(protocol)
                 protocol.data_received(data)
         elif data.startswith(HTTP1_METHODS):
-            door.connections.pop(self, None)
-            door.http1.adopt(transport, data)
+            door.leave(self)
+            door.http1.adopt(transport, data, self._common_name)
         elif not any(method.startswith(data) for method in HTTP1_METHODS):
             door.strangers += 1
             transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
-        self._door.connections.pop(self, None)
+        self._door.leave(self)
 
     def sweep(self, _now: int) -> None:
         """Close a connection that says nothing."""
@@ -199,6 +236,11 @@ class Sniffer(asyncio.Protocol):
         """Close the socket."""
         if self._transport is not None:
             self._transport.close()
+
+    def give_up(self) -> None:
+        """Close it at once: others need the room."""
+        if self._transport is not None:
+            self._transport.abort()
 
 
 class Http2Protocol(asyncio.Protocol):
@@ -217,7 +259,7 @@ class Http2Protocol(asyncio.Protocol):
         "grpc",
     )
 
-    def __init__(self, door: ClientDoor, transport: asyncio.Transport) -> None:
+    def __init__(self, door: ClientDoor, transport: asyncio.Transport, common_name: str) -> None:
         self._door = door
         self._loop = door.loop
         self._transport = transport
@@ -227,7 +269,8 @@ class Http2Protocol(asyncio.Protocol):
         self._stalled_bytes = 0
         self._unheard = b""
         """Read from the socket and not yet heard; while there is some, nothing more is read."""
-        self.grpc = GrpcConnection(door.shared, door.http1.neighbour(lambda: self._core, self._mark), self._mark)
+        neighbour = door.http1.neighbour(lambda: self._core, self._mark, common_name)
+        self.grpc = GrpcConnection(door.shared, neighbour, self._mark, common_name)
         self._core = Http2Connection(self.grpc, self._loop.now_ms(), door.http2_limits)
         self.grpc.answers = self._core
         door.connections[self] = None
@@ -295,7 +338,7 @@ class Http2Protocol(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Cancel everything that was asked here."""
-        self._door.connections.pop(self, None)
+        self._door.leave(self)
         self._core.lost()
 
     def drain(self) -> None:
@@ -322,3 +365,6 @@ class Http2Protocol(asyncio.Protocol):
             self._stalled_bytes = unsent
         elif now - self._stalled_at > self._door.http2_limits.stall_ms_max:
             self._transport.abort()
+
+
+Connection = Sniffer | TlsConnection | Http2Protocol

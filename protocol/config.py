@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 from protocol.addresses import Address, parse_listen_url, parse_url
 from protocol.errors import ConfigError
 from protocol.identity import Founding, FoundingMember
+from protocol.security import TlsConfig
 from protocol.types import ClusterId, MemberId
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -157,6 +158,13 @@ class SupervisionConfig(BaseModel):
         return self
 
 
+def _is_address(host: str) -> bool:
+    try:
+        return host == "localhost" or bool(ip_address(host.strip("[]")))
+    except ValueError:
+        return False
+
+
 class NodeConfig(BaseModel):
     """One member. Addresses are `host:port`."""
 
@@ -182,13 +190,16 @@ class NodeConfig(BaseModel):
     advertise_peer_urls: tuple[str, ...] = Field(
         (), description="what other members dial, and what the member id is made of; default: `peer`"
     )
+    allow_insecure_listen: bool = Field(
+        False, description="listen beyond loopback without TLS or CURVE; anybody there may read and write everything"
+    )
+    client_transport_security: TlsConfig = TlsConfig()
 
     @field_validator("listen_client_urls", "listen_peer_urls", "listen_metrics_urls")
     @classmethod
     def _listened_on(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for address in map(parse_listen_url, value):
-            if not address.is_local:
-                raise ValueError(_not_loopback(address.text))
+        for url in value:
+            parse_listen_url(url)
         return value
 
     @field_validator("listen_peer_urls", "advertise_peer_urls")
@@ -213,13 +224,25 @@ class NodeConfig(BaseModel):
         plain = port.isascii() and port.isdigit() and not port.startswith("0")
         if not separator or not host or not plain or int(port) > 65535:
             raise ValueError(f"{value!r} is not host:port with a port of 1 to 65535")
-        try:
-            loopback = host == "localhost" or ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            raise ValueError(f"{host!r} is neither an IP address nor localhost") from None
-        if not loopback:
-            raise ValueError(_not_loopback(value))
+        if not _is_address(host):
+            raise ValueError(f"{host!r} is neither an IP address nor localhost")
         return value
+
+    @model_validator(mode="after")
+    def _plain_on_loopback_only(self) -> Self:
+        tls = self.client_transport_security.enabled
+        for key, addresses in self.listeners().items():
+            for address in addresses:
+                secure = address.secure and key in ("client", "listen_metrics_urls")
+                if secure and not tls:
+                    raise ValueError(f"{address.text} wants TLS: client_transport_security has no certificate")
+                if not secure and not address.is_local and not self.allow_insecure_listen:
+                    what = "use https and set up client_transport_security (TLS), " if key == "client" else ""
+                    raise ValueError(
+                        f"{key} {address.host_port} is not a loopback address, and what is said there would be plain "
+                        f"text: {what}listen on 127.0.0.1, ::1 or localhost, or say allow_insecure_listen = true"
+                    )
+        return self
 
     @property
     def peer_urls(self) -> tuple[str, ...]:
@@ -229,12 +252,16 @@ class NodeConfig(BaseModel):
     @property
     def client_urls(self) -> tuple[str, ...]:
         """What clients dial, as etcd writes it."""
-        return self.advertise_client_urls or (f"http://{self.client}",)
+        return self.advertise_client_urls or (self._client_url,)
+
+    @property
+    def _client_url(self) -> str:
+        return f"{'https' if self.client_transport_security.enabled else 'http'}://{self.client}"
 
     @property
     def client_listeners(self) -> tuple[Address, ...]:
         """Where gRPC and HTTP clients are listened to."""
-        return tuple(map(parse_listen_url, self.listen_client_urls or (f"http://{self.client}",)))
+        return tuple(map(parse_listen_url, self.listen_client_urls or (self._client_url,)))
 
     @property
     def peer_listeners(self) -> tuple[Address, ...]:
@@ -254,13 +281,6 @@ class NodeConfig(BaseModel):
             "zmq": (parse_listen_url(f"http://{self.zmq}"),),
             "listen_metrics_urls": self.metrics_listeners,
         }
-
-
-def _not_loopback(address: str) -> str:
-    return (
-        f"{address!r} is not a loopback address: this version has no TLS and no CURVE yet, so it listens on "
-        "127.0.0.1, ::1 or localhost only"
-    )
 
 
 def member_id_of(peer_urls: list[str], token: str) -> MemberId:
@@ -401,6 +421,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "leases": LeasesConfig,
     "compaction": CompactionConfig,
     "supervision": SupervisionConfig,
+    "client_transport_security": TlsConfig,
 }
 
 
@@ -409,7 +430,8 @@ def _told(problem: ErrorDetails) -> str:
     place = problem["loc"]
     where = ".".join(str(part) for part in place)
     if problem["type"] == "extra_forbidden":
-        section = ClusterConfig if len(place) == 1 else _SECTIONS[str(place[0])]
+        sections = [_SECTIONS[str(part)] for part in place[:-1] if str(part) in _SECTIONS]
+        section = sections[-1] if sections else ClusterConfig
         known = sorted(section.model_fields)
         close = difflib.get_close_matches(str(place[-1]), known, n=1)
         hint = f"did you mean {close[0]}?" if close else f"known here are {', '.join(known)}"

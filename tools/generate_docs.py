@@ -97,9 +97,11 @@ def default_of(field: FieldInfo) -> str:
     """Return what holds when a key is left out."""
     if field.default is PydanticUndefined:
         return "required"
+    if isinstance(field.default, str):
+        return f'`"{field.default}"`'
     if isinstance(field.default, tuple):
         return f"`{list(field.default)}`"
-    return f'`"{field.default}"`' if isinstance(field.default, str) else f"`{field.default:_}`"
+    return f"`{str(field.default).lower()}`" if isinstance(field.default, bool) else f"`{field.default:_}`"
 
 
 def section_lines(title: str, model: type[BaseModel]) -> Iterator[str]:
@@ -129,6 +131,10 @@ def config_page() -> str:
         if model is not None:
             repeated = typing.get_origin(field.annotation) is tuple
             lines += section_lines(f"`[[{name}]]`, one for each member" if repeated else f"`[{name}]`", model)
+            for inner, key in model.model_fields.items():
+                part = section_of(key)
+                if part is not None:
+                    lines += section_lines(f"`[{name}.{inner}]`", part)
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -24,6 +24,7 @@ from actors.logs import LEVELS, configure_logs
 from actors.process import ROLES, Role
 from actors.supervisor import Supervisor, die_with_parent
 from gateway.process import run_gateway
+from gateway.tls_files import check_tls
 from protocol import local
 from protocol.addresses import Address
 from protocol.config import ClusterConfig, NodeConfig, load_config
@@ -248,6 +249,8 @@ def launch(
             raise ConfigError(f"{cluster}: no node is called {unknown[0]!r}; there are {names}")
         nodes = [entry for entry in config.nodes if entry.name in wanted]
         check_ports(nodes)
+        for entry in nodes:
+            check_tls(entry)
     except ConfigError as error:
         raise refuse(str(error)) from error
     configure_logs(log_format, log_level)

@@ -8,6 +8,7 @@ import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -25,13 +26,15 @@ from gateway.loop import GatewayLoop
 from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS, Method
 from gateway.metrics_page import MetricsPage
 from gateway.node_view import NodeView, door_samples
-from gateway.sniff import ClientDoor
+from gateway.sniff import HALF_OPEN_MAX, ClientDoor
 from gateway.streams import StreamTable
+from gateway.tls import ServerTls
 from protocol.config import LimitsConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.local import StopActor
 from protocol.message import Message
+from protocol.security import TlsConfig
 from protocol.types import ClusterId, Incarnation, MemberId, Millis, StoreId
 from protocol.wire import rpc_pb2 as rpc
 
@@ -118,7 +121,13 @@ class EchoCore:
 class EchoDoor:
     """The door, its loop and its core."""
 
-    def __init__(self, limits: LimitsConfig | None = None, http2_limits: Http2Limits | None = None) -> None:
+    def __init__(
+        self,
+        limits: LimitsConfig | None = None,
+        http2_limits: Http2Limits | None = None,
+        tls: TlsConfig | None = None,
+        half_open_max: int = HALF_OPEN_MAX,
+    ) -> None:
         self.asyncio_loop = uvloop.new_event_loop()
         self.core = EchoCore()
         self.health = HealthService()
@@ -129,7 +138,10 @@ class EchoDoor:
         self.page = MetricsPage(self.core.metrics, lambda: [*self.view.samples(), *door_samples(self.shared)])
         self.view = NodeView(self.loop, self.core, IDENTITY, self.page, ("3.7.1", "3.7.0"))
         stack = HttpStack(self.asyncio_loop, self._make_app)
-        self.door = ClientDoor(self.loop, "127.0.0.1:0", self.shared, stack, self.limits, http2_limits)
+        secured = tls and ServerTls(tls, Path(tls.cert_file), Path(tls.key_file), self.core.metrics)
+        self.door = ClientDoor(
+            self.loop, "127.0.0.1:0", self.shared, stack, self.limits, http2_limits, secured, half_open_max
+        )
         self.loop.doors.append(self.door)
         self.halt: Halt | None = None
 
@@ -198,9 +210,14 @@ class _LastDoor:
 
 
 @contextmanager
-def echo_door(limits: LimitsConfig | None = None, http2_limits: Http2Limits | None = None) -> Iterator[EchoDoor]:
+def echo_door(
+    limits: LimitsConfig | None = None,
+    http2_limits: Http2Limits | None = None,
+    tls: TlsConfig | None = None,
+    half_open_max: int = HALF_OPEN_MAX,
+) -> Iterator[EchoDoor]:
     """Run a door in a thread; it must end without failure."""
-    door = EchoDoor(limits, http2_limits)
+    door = EchoDoor(limits, http2_limits, tls, half_open_max)
     last = _LastDoor()
     door.loop.doors.append(last)
     thread = threading.Thread(target=door.run, name="echo-door")

@@ -1,11 +1,13 @@
 """The cluster file: what is accepted, and how a mistake is told."""
 
+import ssl
 from pathlib import Path
 
 import pytest
 
 from protocol.config import ClusterConfig, cluster_id_of, load_config, member_id_of
 from protocol.errors import ConfigError
+from protocol.security import OPENSSL_SUITES
 
 GOOD = """
 [[nodes]]
@@ -69,7 +71,10 @@ def test_ids_are_etcds() -> None:
         (GOOD.replace("127.0.0.1:2380", "localhost:2379"), "n1.peer and n1.client are both localhost:2379"),
         (GOOD + node("n2", 3000) + 'data_dir = "data/n1"\n' + node("n3", 4000), "n2 and n1 share the data_dir data/n1"),
         (GOOD + node("n2", 3000), "use an odd number"),
-        (GOOD.replace("127.0.0.1:2379", "0.0.0.0:2379"), "is not a loopback address"),
+        (
+            GOOD.replace("127.0.0.1:2379", "0.0.0.0:2379"),
+            "not a loopback address, and what is said there would be plain",
+        ),
         (GOOD.replace("127.0.0.1:2379", "localhost"), "is not host:port"),
         (GOOD.replace("127.0.0.1:2379", "127.0.0.1:99999"), "is not host:port"),
         (GOOD.replace("127.0.0.1:2379", "127.0.0.1:0"), "is not host:port"),
@@ -113,3 +118,58 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     """A path that leads nowhere is told as such."""
     with pytest.raises(ConfigError, match=r"absent\.toml: cannot be read"):
         load_config(tmp_path / "absent.toml")
+
+
+TLS = "[nodes.client_transport_security]\n"
+PAIR = TLS + 'cert_file = "a.pem"\nkey_file = "a-key.pem"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (TLS + 'cert_file = "a.pem"\n', "cert_file without key_file"),
+        ('listen_client_urls = ["https://127.0.0.1:1"]\n', "client_transport_security has no certificate"),
+        (
+            TLS + 'cert_fil = "a.pem"\n',
+            "nodes.0.client_transport_security.cert_fil: unknown key; did you mean cert_file?",
+        ),
+        (TLS + "client_cert_auth = true\n", "client_cert_auth means nothing without TLS"),
+        (PAIR + 'allowed_cns = ["a"]\n', "allowed_cns is about client certificates"),
+        (PAIR + 'client_cert_auth = true\nallowed_cns = ["a"]\nallowed_hostnames = ["b"]\n', "mutually exclusive"),
+        (PAIR + 'client_cert_auth = true\ncrl_file = "a"\n', "crl_file without trusted_ca_file"),
+        (PAIR + 'tls_min_version = "TLS1.1"\n', "Input should be 'TLS1.2' or 'TLS1.3'"),
+        (PAIR + 'tls_min_version = "TLS1.3"\ntls_max_version = "TLS1.2"\n', "is older than tls_min_version"),
+        (PAIR + 'cipher_suites = ["AES128-SHA"]\n', "unexpected TLS cipher suite 'AES128-SHA'"),
+        (PAIR + 'cipher_suites = ["TLS_RSA_WITH_RC4_128_SHA"]\n', "is broken"),
+        (PAIR + 'tls_min_version = "TLS1.3"\ncipher_suites = ["TLS_AES_128_GCM_SHA256"]\n', "are for TLS 1.2 only"),
+    ],
+)
+def test_mistakes_about_tls_are_told(tmp_path: Path, text: str, told: str) -> None:
+    """Settings that cannot hold together are refused before anything listens."""
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, GOOD + text)
+    assert told in str(caught.value)
+
+
+def test_every_suite_that_can_be_chosen_is_one_of_openssls() -> None:
+    """Each of Go's names stands for a suite that OpenSSL takes under its default rules."""
+    for name in OPENSSL_SUITES.values():
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).set_ciphers(name)
+
+
+def test_beyond_loopback_is_for_tls_or_for_those_who_say_so(tmp_path: Path) -> None:
+    """The client port may listen anywhere once it speaks TLS; plain ports only on request, each of them."""
+    anywhere = GOOD.replace("127.0.0.1:2379", "0.0.0.0:2379")
+    assert load(tmp_path, anywhere + PAIR).nodes[0].client_urls == ("https://0.0.0.0:2379",)
+    assert load(tmp_path, anywhere + "allow_insecure_listen = true\n").nodes[0].client_urls == ("http://0.0.0.0:2379",)
+    with pytest.raises(ConfigError, match=r"client 0\.0\.0\.0:2379 is not a loopback address"):
+        load(tmp_path, GOOD + 'listen_client_urls = ["http://0.0.0.0:2379"]\n' + PAIR)
+    for key, port in (("peer", 2380), ("zmq", 2381)):
+        with pytest.raises(ConfigError, match=f"{key} 10.0.0.1:{port} is not a loopback address"):
+            load(tmp_path, GOOD.replace(f"127.0.0.1:{port}", f"10.0.0.1:{port}") + PAIR)
+
+
+def test_paths_lead_from_where_the_program_was_started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Actors work in their data directory; a certificate is looked for where its user meant it."""
+    monkeypatch.chdir(tmp_path)
+    assert load(tmp_path, GOOD + PAIR).nodes[0].client_transport_security.key_file == str(tmp_path / "a-key.pem")
