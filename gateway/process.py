@@ -19,6 +19,8 @@ from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
 from gateway.health import HealthService
 from gateway.http1_door import HttpStack
+from gateway.http_guard import PAGES_OF_METRICS, guard, only
+from gateway.listening import door_name
 from gateway.loop import GatewayLoop
 from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS
 from gateway.metrics_page import MetricsPage, Sample
@@ -55,14 +57,24 @@ def run_gateway(context: ProcessContext) -> int:
     def make_app() -> AsgiApp:
         from gateway.http_app import build_app
 
-        return build_app(view)
+        return guard(build_app(view), context.config.http.allowed_origins, context.config.http.allowed_hosts)
 
     http1 = HttpStack(loop, make_app)
+    limits = context.config.limits
     tls = open_tls(context.node, context.data_dir, core.metrics)
-    gateway.doors.append(ClientDoor(gateway, context.node.client, shared, http1, context.config.limits, tls=tls))
-    gateway.doors.append(
-        ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics)
-    )
+    for address in context.node.client_listeners:
+        secured = tls if address.secure else None
+        gateway.doors.append(ClientDoor(gateway, door_name(address), shared, http1, limits, tls=secured))
+    if context.node.metrics_listeners:
+        pages = HttpStack(loop, lambda: only(make_app(), PAGES_OF_METRICS))
+        no_calls = GrpcShared(gateway, {}, limits, health)
+        for address in context.node.metrics_listeners:
+            secured = tls if address.secure else None
+            gateway.doors.append(ClientDoor(gateway, door_name(address), no_calls, pages, limits, tls=secured))
+    if context.node.zmq:
+        gateway.doors.append(
+            ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics)
+        )
     tune_garbage_collection()
     halt = gateway.run()
     zmq_context.term()

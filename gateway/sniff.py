@@ -18,6 +18,7 @@ from gateway.http2 import Http2Connection
 from gateway.http2_answers import Http2Answers
 from gateway.http2_frames import PREFACE
 from gateway.http2_limits import Http2Limits
+from gateway.listening import forget, listen
 from gateway.loop import GatewayLoop
 from gateway.tls import ServerTls
 from gateway.tls_connection import Handshakes, TlsConnection
@@ -100,23 +101,23 @@ class ClientDoor:
         self.strangers = 0
         """Connections that began with neither protocol."""
         self._address = address
+        self._limits = limits
         self._connections_max = limits.connections_max
         self._server: asyncio.Server | None = None
         self._draining = False
         self._sweeper: asyncio.TimerHandle | None = None
         self.port = 0
-        """The port in use, once started."""
+        """The port in use, once started; of a socket file 0."""
 
     def start(self) -> None:
         """Listen."""
-        host, _, port = self._address.rpartition(":")
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Inherited by accepted sockets: a peer that vanished without a word is noticed by the kernel.
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        listener.bind((host.strip("[]"), int(port)))
-        self.port = listener.getsockname()[1]
-        server = self.loop.loop.create_server(self._meet, sock=listener, backlog=BACKLOG_CONNECTIONS)
+        listener = listen(self._address, self._limits)
+        name = listener.getsockname()
+        self.port = name[1] if isinstance(name, tuple) else 0
+        create = (
+            self.loop.loop.create_unix_server if listener.family is socket.AF_UNIX else self.loop.loop.create_server
+        )
+        server = create(self._meet, sock=listener, backlog=BACKLOG_CONNECTIONS)
         self._server = self.loop.loop.run_until_complete(server)
         self._sweeper = self.loop.loop.call_later(SWEEP_S, self._sweep)
 
@@ -144,6 +145,7 @@ class ClientDoor:
             self._sweeper.cancel()
         if self._server is not None:
             self._server.close()
+            forget(self._address)
         for connection in list(self.connections):
             connection.close()
         self.http1.stop()

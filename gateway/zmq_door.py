@@ -326,7 +326,7 @@ class ZmqDoor:
                 member=identity.member,
                 name=identity.name,
                 conversation=client.conversation,
-                doors=tuple(f"tcp://{node.zmq}" for node in self._config.nodes),
+                doors=tuple(f"tcp://{node.zmq}" for node in self._config.nodes if node.zmq),
                 calls_open_max=CALLS_OPEN_MAX,
                 request_bytes_max=self._config.limits.request_bytes_max,
                 unread_bytes_max=UNREAD_BYTES_MAX,

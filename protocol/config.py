@@ -11,7 +11,15 @@ from ipaddress import ip_address
 from pathlib import Path, PurePath
 from typing import Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from protocol.addresses import Address, parse_listen_url, parse_url
@@ -75,6 +83,21 @@ class LimitsConfig(BaseModel):
     connections_max: int = Field(10_000, ge=1, description="open client connections of one node")
     concurrent_streams_max: int = Field(10_000, ge=1, description="open HTTP/2 streams of one connection")
     open_streams_max: int = Field(100_000, ge=1, description="open streaming calls of one node, such as watch streams")
+    keepalive_idle_ms: int = Field(
+        7_200_000, ge=0, description="silence after which the kernel asks a gRPC or HTTP client for a sign; 0: never"
+    )
+    keepalive_timeout_ms: int = Field(20_000, ge=1000, description="how long that sign may take")
+
+
+class HttpConfig(BaseModel):
+    """Who may use the HTTP side of the client port from a browser."""
+
+    model_config = _STRICT
+
+    allowed_origins: tuple[str, ...] = Field(("*",), description="origins whose pages may; etcd's cors; *: all")
+    allowed_hosts: tuple[str, ...] = Field(
+        ("*",), description="names plain requests may call this host, against DNS rebinding; etcd's host-whitelist"
+    )
 
 
 class WatchConfig(BaseModel):
@@ -175,7 +198,7 @@ class NodeConfig(BaseModel):
     )
     client: str = Field(description="gRPC and HTTP clients connect here")
     peer: str = Field(description="other members connect here (ZeroMQ)")
-    zmq: str = Field(description="ZeroMQ clients connect here")
+    zmq: str = Field(description="ZeroMQ clients connect here; empty: they are not served")
     data_dir: str = Field("", description="where the node keeps its data; default: <data_dir of the cluster>/<name>")
     listen_client_urls: tuple[str, ...] = Field(
         (), description="where gRPC and HTTP clients are listened to, when that is not `client` alone; unix:// too"
@@ -219,7 +242,9 @@ class NodeConfig(BaseModel):
 
     @field_validator("client", "peer", "zmq")
     @classmethod
-    def _address(cls, value: str) -> str:
+    def _address(cls, value: str, info: ValidationInfo) -> str:
+        if not value and info.field_name == "zmq":
+            return value
         host, separator, port = value.rpartition(":")
         plain = port.isascii() and port.isdigit() and not port.startswith("0")
         if not separator or not host or not plain or int(port) > 65535:
@@ -278,7 +303,7 @@ class NodeConfig(BaseModel):
         return {
             "client": self.client_listeners,
             "peer": self.peer_listeners,
-            "zmq": (parse_listen_url(f"http://{self.zmq}"),),
+            "zmq": (parse_listen_url(f"http://{self.zmq}"),) if self.zmq else (),
             "listen_metrics_urls": self.metrics_listeners,
         }
 
@@ -307,6 +332,7 @@ class ClusterConfig(BaseModel):
     nodes: tuple[NodeConfig, ...] = Field(min_length=1, description="the founding members, an odd number")
     raft: RaftConfig = RaftConfig()
     limits: LimitsConfig = LimitsConfig()
+    http: HttpConfig = HttpConfig()
     watch: WatchConfig = WatchConfig()
     storage: StorageConfig = StorageConfig()
     leases: LeasesConfig = LeasesConfig()
@@ -416,6 +442,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "nodes": NodeConfig,
     "raft": RaftConfig,
     "limits": LimitsConfig,
+    "http": HttpConfig,
     "watch": WatchConfig,
     "storage": StorageConfig,
     "leases": LeasesConfig,

@@ -12,11 +12,12 @@ ALLOWED = {
     "storage": {"protocol"},
     "actors": {"protocol", "raft", "storage"},
     "gateway": {"protocol", "storage", "actors"},
+    "daemon": {"protocol", "storage", "actors"},
     "actd": {"protocol"},
     "checker": {"protocol"},
     "sim": {"protocol", "raft", "storage", "actors", "gateway", "checker"},
     "chaos": {"protocol", "storage", "actors", "gateway", "actd", "checker"},
-    "tools": {"protocol", "raft", "storage", "actors", "gateway", "actd", "sim", "checker", "chaos"},
+    "tools": {"protocol", "raft", "storage", "actors", "gateway", "daemon", "actd", "sim", "checker", "chaos"},
 }
 """Which of our packages each may import, itself aside."""
 EDGE = {"time", "random", "os", "socket", "asyncio", "zmq", "threading", "subprocess"}

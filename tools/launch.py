@@ -82,7 +82,7 @@ def check_port(name: str, key: str, address: Address) -> None:
         except OSError as error:
             raise ConfigError(
                 f"{name}: {key} address {address.host_port}: {error.strerror}; stop what listens there or "
-                "change the cluster file"
+                "use another port"
             ) from error
 
 
@@ -202,7 +202,7 @@ class Launcher:
         for node in self._config.nodes:
             member = self._config.member_id(node.name)
             role = "leader" if member == changed.leader else "follower"
-            table.add_row(node.name, f"{member:x}", role, node.client, f"tcp://{node.zmq}")
+            table.add_row(node.name, f"{member:x}", role, node.client, f"tcp://{node.zmq}" if node.zmq else "")
         console = Console()
         console.print(table)
         first = self._config.nodes[0]
@@ -210,11 +210,12 @@ class Launcher:
         console.print(
             f"  ETCDCTL_API=3 etcdctl --endpoints {first.client} put greeting hello", highlight=False, soft_wrap=True
         )
-        console.print(
-            f"""  python -c "from actd import Client; print(Client('tcp://{first.zmq}').get('greeting'))\"""",
-            highlight=False,
-            soft_wrap=True,
-        )
+        if first.zmq:
+            console.print(
+                f"""  python -c "from actd import Client; print(Client('tcp://{first.zmq}').get('greeting'))\"""",
+                highlight=False,
+                soft_wrap=True,
+            )
         sys.stdout.flush()
 
 
