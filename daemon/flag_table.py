@@ -151,16 +151,24 @@ CLUSTER_FLAGS: Final = (
         "discovery-srv", Kind.TEXT, "", _R, "names are not looked up in DNS SRV; list the members in --initial-cluster"
     ),
     Flag("discovery-srv-name", Kind.TEXT, "", _N, "there is no discovery here"),
-    Flag("strict-reconfig-check", Kind.TRUTH, "true", _R, "the membership is fixed in this version"),
+    Flag(
+        "strict-reconfig-check", Kind.TRUTH, "true", _M, "refuse changes of the membership that could cost the quorum"
+    ),
     Flag("pre-vote", Kind.TRUTH, "true", _N, "elections always begin with a pre-vote"),
-    Flag("max-learners", Kind.NUMBER, "1", _R, "the membership is fixed in this version"),
-    Flag("auto-compaction-retention", Kind.TEXT, "0", _R, "history is compacted on request only in this version"),
+    Flag("max-learners", Kind.NUMBER, "1", _M, "members that do not vote at one time"),
+    Flag(
+        "auto-compaction-retention",
+        Kind.TEXT,
+        "0",
+        _M,
+        "history that is kept: a time (a bare number: hours) or, by mode, a number of revisions; 0: all of it",
+    ),
     Flag(
         "auto-compaction-mode",
         Kind.TEXT,
         "periodic",
-        _N,
-        "history is compacted on request only in this version",
+        _M,
+        "what --auto-compaction-retention counts",
         choices=("periodic", "revision"),
     ),
     Flag(

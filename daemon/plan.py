@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from daemon import go_values
 from daemon.founding import Resolve, advertised_peer_urls, founding_of
 from daemon.gates import judge_gates
 from daemon.settings import Settings
@@ -31,6 +32,7 @@ ELECTION_TIMEOUT_MS_MAX: Final = 50_000
 RAFT_FLAGS: Final = {
     "heartbeat_interval_ms": "heartbeat-interval",
     "election_timeout_ms": "election-timeout",
+    "learners_max": "max-learners",
     "snapshot_count": "snapshot-count",
     "catchup_entries": "snapshot-catchup-entries",
 }
@@ -42,6 +44,8 @@ FLAG_OF_KEY: Final = {
     "limits.concurrent_streams_max": "max-concurrent-streams",
     "limits.keepalive_idle_ms": "grpc-keepalive-interval",
     "limits.keepalive_timeout_ms": "grpc-keepalive-timeout",
+    "compaction.auto_retention_ms": "auto-compaction-retention",
+    "compaction.auto_retention_revisions": "auto-compaction-retention",
     "storage.quota_bytes": "quota-backend-bytes",
     "watch.progress_notify_interval_ms": "watch-progress-notify-interval",
     "http.allowed_origins": "cors",
@@ -106,10 +110,12 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
         # Whatever it says, the directory knows better; what is needed here is a founding that has this node.
         settings.warn("the data directory has a member's data, so the initial flags are not looked at")
         settings.given["initial-cluster"] = ",".join(f"{name}={url}" for url in urls)
+    raft = {**_given(settings, RAFT_FLAGS), "strict_reconfig_check": settings.truth("strict-reconfig-check")}
     table: dict[str, Any] = {
         "token": settings.text("initial-cluster-token"),
         "nodes": [_node_table(settings)],
-        "raft": _given(settings, RAFT_FLAGS),
+        "raft": raft,
+        "compaction": _compaction_table(settings),
         "limits": _limits_table(settings),
         "http": {"allowed_origins": _allowed(settings, "cors"), "allowed_hosts": _allowed(settings, "host-whitelist")},
     }
@@ -157,6 +163,26 @@ def _limits_table(settings: Settings) -> dict[str, int]:
     table["keepalive_idle_ms"] = settings.milliseconds("grpc-keepalive-interval")
     table["keepalive_timeout_ms"] = settings.milliseconds("grpc-keepalive-timeout")
     return table
+
+
+def _compaction_table(settings: Settings) -> dict[str, Any]:
+    """Return how history is compacted by itself; a time without a unit is in hours, as etcd has it."""
+    mode, retention = settings.text("auto-compaction-mode"), settings.text("auto-compaction-retention")
+    told = f"{settings.told('auto-compaction-retention')}={retention}"
+    plain = retention.isascii() and retention.isdigit()
+    if retention in ("", "0"):
+        return {}
+    if mode == "revision":
+        if not plain:
+            raise ConfigError(f"{told}: is a number of revisions, where --auto-compaction-mode is revision")
+        return {"auto_mode": mode, "auto_retention_revisions": int(retention)} if int(retention) else {}
+    try:
+        kept_ms = int(retention) * 3_600_000 if plain else go_values.nanoseconds(retention) // 1_000_000
+    except ValueError:
+        raise ConfigError(f"{told}: is a time, such as 30m, or a number of hours") from None
+    if kept_ms < 0:
+        raise ConfigError(f"{told}: is before now")
+    return {"auto_mode": mode, "auto_retention_ms": kept_ms} if kept_ms else {}
 
 
 def _allowed(settings: Settings, name: str) -> tuple[str, ...]:

@@ -136,11 +136,16 @@ class Announcer:
         self._systemd = systemd
         self._announced = False
 
+    def _is_known(self, changed: local.LeadershipChanged) -> bool:
+        """Whether there is a leader, and its table says where our clients go: a write of ours has come through."""
+        us = (self._node.node.name, self._node.node.client_urls)
+        return changed.leader != NOBODY and any((view.name, view.client_urls) == us for view in changed.members)
+
     def hear(self, message: Message) -> None:
         """Take a word that the supervisor has for the outside."""
         if isinstance(message, local.NodeStopped):
             self._systemd.tell(STOPPING)
-        elif isinstance(message, local.LeadershipChanged) and message.leader != NOBODY and not self._announced:
+        elif isinstance(message, local.LeadershipChanged) and not self._announced and self._is_known(message):
             self._announced = True
             node = self._node.node
             structlog.get_logger().info(

@@ -37,13 +37,14 @@ SAMPLES = {
     "logger": "capnslog",
     "log-outputs": "stdout",
     "log-output": "stdout",
+    "auto-compaction-retention": "30m",
     "quota-backend-bytes": "1000000000",
     "feature-gates": "InitialCorruptCheck=true",
 }
 """Values that are not the default, where the kind does not say enough."""
 WITH = {
     "listen-client-urls": LISTEN[1:],
-    "initial-advertise-peer-urls": (),
+    "auto-compaction-mode": ("--auto-compaction-retention=7",),
     "initial-cluster": ("--name=n7", "--initial-advertise-peer-urls=http://127.0.0.1:7"),
 }
 """Flags that go with one."""

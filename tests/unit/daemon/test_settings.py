@@ -182,6 +182,22 @@ def test_flags_become_a_node() -> None:
     assert made.log.level == "warning"
 
 
+@pytest.mark.parametrize(
+    ("words", "kept"),
+    [
+        (["--auto-compaction-retention=5"], ("periodic", 5 * 3_600_000, 0)),
+        (["--auto-compaction-retention=90s"], ("periodic", 90_000, 0)),
+        (["--auto-compaction-mode=revision", "--auto-compaction-retention=1000"], ("revision", 0, 1000)),
+        (["--auto-compaction-mode=revision"], ("off", 0, 0)),
+        (["--auto-compaction-retention=0s"], ("off", 0, 0)),
+    ],
+)
+def test_history_is_kept_as_etcds_two_flags_say(words: list[str], kept: tuple[str, int, int]) -> None:
+    """A time without a unit is in hours."""
+    compaction = planned(*words).config.compaction
+    assert (compaction.auto_mode, compaction.auto_retention_ms, compaction.auto_retention_revisions) == kept
+
+
 def test_nothing_said_is_a_node_as_etcds_defaults_have_it() -> None:
     """One member on 2379 and 2380, ZeroMQ clients beside it, in default.etcd."""
     made = planned()
