@@ -1,13 +1,19 @@
 """Plain HTTP over HTTP/2: requests that are not gRPC, served by the same ASGI application as HTTP/1.1.
 
 Owns one task per request while it is served. Knows no path. Invariants: a request is served when it is complete, so
-that what is wrong with its end is not answered with a page; a body larger than `BODY_BYTES_MAX` is refused; a request
-whose stream is gone has its task cancelled; `PAGES_AT_ONCE_MAX` pages are made at a time, however many are asked for.
+that what is wrong with its end is not answered with a page; a body larger than `BODY_BYTES_MAX` is refused, and so is
+one that all bodies together have no room for; a request whose stream is gone has its task cancelled;
+`PAGES_AT_ONCE_MAX` pages are made at a time, however many are asked for; the application is held up while its client
+does not read.
+
+What only waits costs nothing, so the application may give up its place among the pages being made: the scope's
+extension `actd.wait` is a function to be called for that; with `patient=True` its client may take its time as well.
 """
 
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
+from functools import partial
 from typing import Any, Final
 
 import structlog
@@ -16,7 +22,11 @@ from gateway.http2_answers import Http2Answers
 from gateway.http2_frames import H2Error
 from gateway.http2_hpack import RequestHead, encode_fields
 
-BODY_BYTES_MAX: Final = 1024 * 1024
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+ALL_BODIES_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Bodies that are not complete, or not read by the application yet, of all connections; over it: 503."""
+UNSENT_BYTES_MAX: Final = 256 * 1024
+"""What of an answer waits for its client before the application does."""
 PAGES_AT_ONCE_MAX: Final = 16
 """Pages being made at one time: each costs a loop that has better things to do."""
 PAGES_WAITING_MAX: Final = 1000
@@ -50,7 +60,7 @@ def naming(app: AsgiApp, common_name: str) -> AsgiApp:
 class _Exchange:
     """One request and its answer."""
 
-    __slots__ = ("body", "dropped", "head", "headers_sent", "stream_id", "task", "told")
+    __slots__ = ("body", "drained", "dropped", "head", "headers_sent", "holds_place", "stream_id", "task", "told")
 
     def __init__(self, stream_id: int, head: RequestHead) -> None:
         self.stream_id = stream_id
@@ -60,6 +70,10 @@ class _Exchange:
         """Whether the application has been given the body."""
         self.headers_sent = False
         self.dropped = False
+        self.holds_place = False
+        """Whether it counts as a page being made."""
+        self.drained: asyncio.Event | None = None
+        """Set once the client has read, where the application waits for that."""
         self.task: asyncio.Task[None] | None = None
 
 
@@ -68,6 +82,8 @@ class PageQueue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.body_bytes = 0
+        """Of all requests."""
         self._running = 0
         self._waiting: deque[tuple[_Exchange, Callable[[_Exchange], Coroutine[Any, Any, None]]]] = deque()
 
@@ -85,12 +101,19 @@ class PageQueue:
             if exchange.dropped:
                 continue
             self._running += 1
+            exchange.holds_place = True
             exchange.task = self.loop.create_task(serve(exchange))
-            exchange.task.add_done_callback(self._on_done)
+            exchange.task.add_done_callback(partial(self._on_done, exchange))
 
-    def _on_done(self, _task: "asyncio.Task[None]") -> None:
-        self._running -= 1
-        self._start()
+    def _on_done(self, exchange: _Exchange, _task: "asyncio.Task[None]") -> None:
+        self.leave(exchange)
+
+    def leave(self, exchange: _Exchange) -> None:
+        """Let the next one begin: this one is made, or only waits."""
+        if exchange.holds_place:
+            exchange.holds_place = False
+            self._running -= 1
+            self._start()
 
 
 class AsgiBridge:
@@ -125,16 +148,23 @@ class AsgiBridge:
         if exchange is None:
             return
         exchange.body += data
+        self._pages.body_bytes += len(data)
         if len(exchange.body) > BODY_BYTES_MAX:
             self._drop(stream_id)
             self._answers().send_headers(stream_id, _TOO_LARGE, end_stream=True)
-        elif ended and not self._pages.put(exchange, self._serve):
+        elif self._pages.body_bytes > ALL_BODIES_BYTES_MAX or (ended and not self._pages.put(exchange, self._serve)):
             self._drop(stream_id)
             self._answers().send_headers(stream_id, _BUSY, end_stream=True)
 
     def on_reset(self, stream_id: int) -> None:
         """The stream is gone."""
         self._drop(stream_id)
+
+    def on_drained(self, stream_id: int) -> None:
+        """The client has read most of what was queued."""
+        exchange = self._exchanges.get(stream_id)
+        if exchange is not None and exchange.drained is not None:
+            exchange.drained.set()
 
     def on_closed(self) -> None:
         """The connection is gone."""
@@ -144,9 +174,16 @@ class AsgiBridge:
     def _drop(self, stream_id: int) -> None:
         exchange = self._exchanges.pop(stream_id, None)
         if exchange is not None:
+            self._take_body(exchange)
             exchange.dropped = True
             if exchange.task is not None:
                 exchange.task.cancel()
+
+    def _take_body(self, exchange: _Exchange) -> bytes:
+        body = bytes(exchange.body)
+        exchange.body = bytearray()
+        self._pages.body_bytes -= len(body)
+        return body
 
     # --- to the application -----------------------------------------------------------------------
 
@@ -158,14 +195,18 @@ class AsgiBridge:
                 # Nothing more will come but the end, and then the task is cancelled.
                 await self._pages.loop.create_future()
             exchange.told = True
-            return {"type": "http.request", "body": bytes(exchange.body), "more_body": False}
+            return {"type": "http.request", "body": self._take_body(exchange), "more_body": False}
 
         async def send(event: Event) -> None:
-            self._send(exchange, event)
+            if self._send(exchange, event):
+                exchange.drained = asyncio.Event()
+                await exchange.drained.wait()
+                exchange.drained = None
 
         try:
             app = naming(await self._load(), self._common_name)
-            await app(_scope(exchange.head), receive, send)
+            scope = _scope(exchange.head) | {"extensions": {"actd.wait": partial(self._wait, exchange)}}
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             raise
         except Exception as error:  # noqa: BLE001 - one page's mistake must not end the gateway
@@ -177,12 +218,20 @@ class AsgiBridge:
                     self._answers().send_headers(stream_id, _FAILED, end_stream=True)
                 self._tell()
         finally:
+            self._take_body(exchange)
             self._exchanges.pop(stream_id, None)
 
-    def _send(self, exchange: _Exchange, event: Event) -> None:
+    def _wait(self, exchange: _Exchange, *, patient: bool) -> None:
+        """The application only waits from now on, for as long as it likes; and so may its client, if `patient`."""
+        if patient:
+            self._answers().allow_stall(exchange.stream_id)
+        self._pages.leave(exchange)
+
+    def _send(self, exchange: _Exchange, event: Event) -> bool:
+        """Send a part of an answer; return whether the client should read before there is more."""
         stream_id = exchange.stream_id
         if stream_id not in self._exchanges:
-            return
+            return False
         answers = self._answers()
         bodiless = exchange.head.method == b"HEAD"
         if event["type"] == "http.response.start":
@@ -196,7 +245,10 @@ class AsgiBridge:
                 answers.send_data(stream_id, bytes(body))
             if not event.get("more_body", False):
                 answers.end_stream(stream_id)
+                self._tell()
+                return False
         self._tell()
+        return answers.queued_bytes(stream_id, UNSENT_BYTES_MAX) >= UNSENT_BYTES_MAX
 
 
 def _scope(head: RequestHead) -> dict[str, Any]:

@@ -74,6 +74,10 @@ class HttpNeighbour(Protocol):
         """The stream is gone."""
         ...
 
+    def on_drained(self, stream_id: int) -> None:
+        """What is queued on the stream is little again."""
+        ...
+
     def on_closed(self) -> None:
         """The connection is gone."""
         ...
@@ -290,6 +294,7 @@ class GrpcConnection:
     def on_drained(self, stream_id: int) -> None:
         """A stream's queue is short again."""
         self._streams.drained(stream_id)
+        self._http.on_drained(stream_id)
 
     def on_closed(self) -> None:
         """The connection is over: nobody waits for its calls."""

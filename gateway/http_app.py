@@ -1,7 +1,8 @@
-"""The HTTP pages of the client port: /version, /health, /livez, /readyz, /metrics.
+"""The HTTP pages of the client port: /version, /health, /livez, /readyz, /metrics, and the JSON gateway below /v3/.
 
 Owns paths, methods, query parameters and texts, which are etcd's. Knows no socket and no core: all it shows comes from
-a `NodeView`. Imported only when the first plain HTTP request comes, because what it imports is not small.
+a `NodeView`, all it does goes through a `JsonGateway`. Imported only when the first plain HTTP request comes, because
+what it imports is not small.
 """
 
 import json
@@ -12,6 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from gateway.json_gateway import JsonGateway
+from gateway.json_paths import OLD_PREFIX, PREFIX
 from gateway.node_view import NodeView
 
 _PLAIN = {"X-Content-Type-Options": "nosniff"}
@@ -22,8 +25,8 @@ def _json(value: dict[str, str], status: int = 200) -> Response:
     return Response(text, status, media_type="application/json")
 
 
-def build_app(view: NodeView) -> Starlette:
-    """Return the application that shows `view`."""
+def build_app(view: NodeView, json_gateway: JsonGateway) -> Starlette:
+    """Return the application that shows `view` and serves `json_gateway`."""
 
     async def version(_request: Request) -> Response:
         return _json(
@@ -57,6 +60,7 @@ def build_app(view: NodeView) -> Starlette:
     routes = [Route(path, page, methods=["GET"]) for path, page in pages.items()]
     for route in routes:
         route.methods = {"GET"}  # etcd's pages do not answer HEAD, and say so in Allow
+    routes += [Route(f"{prefix}/{{rest:path}}", json_gateway) for prefix in (PREFIX, OLD_PREFIX)]
     return Starlette(routes=routes, exception_handlers={404: not_found})
 
 

@@ -56,8 +56,10 @@ def run_gateway(context: ProcessContext) -> int:
 
     def make_app() -> AsgiApp:
         from gateway.http_app import build_app
+        from gateway.json_gateway import JsonGateway
 
-        return guard(build_app(view), context.config.http.allowed_origins, context.config.http.allowed_hosts)
+        http = context.config.http
+        return guard(build_app(view, JsonGateway(shared)), http.allowed_origins, http.allowed_hosts)
 
     http1 = HttpStack(loop, make_app)
     limits = context.config.limits

@@ -147,8 +147,9 @@ class EchoDoor:
 
     def _make_app(self) -> AsgiApp:
         from gateway.http_app import build_app
+        from gateway.json_gateway import JsonGateway
 
-        return build_app(self.view)
+        return build_app(self.view, JsonGateway(self.shared))
 
     def run(self) -> None:
         """Run until stopped."""

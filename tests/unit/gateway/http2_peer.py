@@ -1,5 +1,6 @@
-"""An HTTP/2 client for tests: makes frames, reads frames, and records what a handler is told. Knows no socket."""
+"""An HTTP/2 client for tests: makes frames, reads frames, records what a handler is told, and fetches a page."""
 
+import socket
 from typing import NamedTuple
 
 from hpack import Decoder, Encoder
@@ -137,3 +138,29 @@ class Peer:
             if sent.kind == wire.RST_STREAM and sent.stream_id == stream_id:
                 return wire.H2Error(int.from_bytes(sent.payload, "big"))
         return None
+
+
+def get_http2(port: int, request: bytes, peer: Peer) -> tuple[int, str]:
+    """Return status and body of one request over HTTP/2 on stream 1."""
+    status, body, received = 0, b"", b""
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as raw:
+        raw.sendall(wire.PREFACE + wire.settings(()) + request)
+        while True:
+            part = raw.recv(65_536)
+            assert part, "the server closed instead of answering"
+            received += part
+            while len(received) >= 9 and len(received) >= 9 + int.from_bytes(received[:3]):
+                size = 9 + int.from_bytes(received[:3])
+                (sent,) = read_frames(received[:size])
+                received = received[size:]
+                if sent.kind == wire.HEADERS:
+                    status = int(dict(peer.fields(sent.payload))[b":status"])
+                elif sent.kind == wire.DATA:
+                    body += sent.payload
+                if sent.stream_id == 1 and sent.flags & wire.END_STREAM and sent.kind in (wire.HEADERS, wire.DATA):
+                    return status, body.decode()
+
+
+def plain(path: bytes, method: bytes = b"GET") -> list[tuple[bytes, bytes]]:
+    """Return the fields of a request that is not gRPC."""
+    return [(b":method", method), (b":scheme", b"http"), (b":path", path), (b":authority", b"localhost")]
