@@ -289,6 +289,8 @@ class RaftActor:
             core.lessor_served(message.asker, message.context, message.results, now)
         elif isinstance(message, local.ProposeUpkeep):
             self._on_propose_upkeep(core, message, now)
+        elif isinstance(message, local.ClientsAttended):
+            core.attend(now)
         elif isinstance(message, local.TransferLeadership):
             self._on_transfer(core, message)
         elif isinstance(message, local.ActorStarted):
@@ -339,10 +341,15 @@ class RaftActor:
             if message is not said:
                 said, body = message, codec.encode(message)
             self._effects.append(SendPeer(to, body, bulk))
-        for ticket, hard_state, entries, last, held in drained.writes:
+        for ticket, hard_state, entries, last, held, answer_within_ms in drained.writes:
             outbound = tuple(local.PeerOutbound(to, bulk, codec.encode(message)) for to, message, bulk, _ in held)
             persist = local.PersistEntries.make(
-                ticket=ticket, hard_state=hard_state, entries=entries, last=last, outbound=outbound
+                ticket=ticket,
+                hard_state=hard_state,
+                entries=entries,
+                last=last,
+                outbound=outbound,
+                answer_within_ms=answer_within_ms,
             )
             self._effects.append(Send("wal", persist))
 

@@ -252,9 +252,10 @@ class Shell:
         os.write(self._wake_write, b"x")
 
     def _flush(self) -> None:
-        self._links.flush()
+        # Peers first: a quorum waits for what goes to them, and the way there is the longer one.
         if self._peers is not None:
             self._peers.flush()
+        self._links.flush()
 
     def _beat(self, now: Millis) -> None:
         self._beat_due = Millis(now + BEAT_INTERVAL_MS)

@@ -1,7 +1,8 @@
 """The WAL actor: many requests to persist, one frame, one sync.
 
 Owns the log on disk and the peer messages that may leave only behind a sync. Knows no raft rule.
-Invariants: what a ticket promises is on disk before anything of that ticket leaves; tickets are answered in order.
+Invariants: what a ticket promises is on disk before anything of that ticket leaves; tickets are answered in order, each
+within the time it allows.
 """
 
 from collections import deque
@@ -31,11 +32,15 @@ class WalActor:
     def __init__(self, disk: Disk, config: StorageConfig, identity: NodeIdentity) -> None:
         self.metrics = ActorMetrics()
         self.deadline: Millis | None = None
+        self.durable_ticket = 0
+        """Every write up to this one is on disk, whether raft was told or not."""
         self._disk = disk
         self._config = config
         self._owner = WalOwner(identity.cluster, identity.member, identity.store)
         self._wal: Wal | None = None
         self._pending: list[local.PersistEntries] = []
+        self._unanswered: local.EntriesPersisted | None = None
+        """What raft has not been told yet; `deadline` is when it must be."""
         self._untold: deque[Entry] = deque()
         """Entries read from disk that raft has not asked for yet."""
 
@@ -59,21 +64,21 @@ class WalActor:
         if isinstance(message, local.RecoverLog):
             return self._tell_recovered()
         if isinstance(message, local.CutLog):
-            return self._guarded(lambda: [*self._write_pending(), *self._cut(message)])
+            return self._guarded(lambda: [*self._write_pending(now), *self._answer(), *self._cut(message)])
         if isinstance(message, local.StopActor):
-            effects = self._guarded(self._write_pending)
+            effects = self._guarded(lambda: [*self._write_pending(now), *self._answer()])
             if self._wal is not None:
                 self._wal.close()
             return [*effects, Halt("stopped")]
         return []
 
     def wake(self, now: Millis) -> list[Effect]:
-        """Nothing here waits for time."""
-        return []
+        """Tell raft what it could wait for until now."""
+        return self._answer() if self.deadline is not None and now >= self.deadline else []
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Write the turn's requests as one frame, sync once, then let go of what waited for it."""
-        return self._guarded(self._write_pending) if self._pending else []
+        return self._guarded(lambda: self._write_pending(now)) if self._pending else []
 
     def measure(self) -> None:
         """Nothing here is a gauge."""
@@ -91,7 +96,7 @@ class WalActor:
             self._pending = []
             return [Halt(str(error), failed=True, fatal=True)]
 
-    def _write_pending(self) -> list[Effect]:
+    def _write_pending(self, now: Millis) -> list[Effect]:
         pending, self._pending = self._pending, []
         if not pending:
             return []
@@ -106,12 +111,23 @@ class WalActor:
         if hard_state is not None or entries:
             size = wal.append(hard_state, entries)
             self.metrics.count("etcd_disk_wal_write_bytes_total", size)
+        newest = pending[-1]
+        self.durable_ticket = newest.ticket
         effects: list[Effect] = [
             SendPeer(held.to, held.body, held.bulk) for message in pending for held in message.outbound
         ]
-        newest = pending[-1]
-        effects.append(Send("raft", local.EntriesPersisted.make(ticket=newest.ticket, last=newest.last)))
+        self._unanswered = local.EntriesPersisted.make(ticket=newest.ticket, last=newest.last)
+        answer_within_ms = min(message.answer_within_ms for message in pending)
+        if not answer_within_ms:
+            return effects + self._answer()
+        due = Millis(now + answer_within_ms)
+        self.deadline = due if self.deadline is None else min(self.deadline, due)
         return effects
+
+    def _answer(self) -> list[Effect]:
+        answer, self._unanswered = self._unanswered, None
+        self.deadline = None
+        return [] if answer is None else [Send("raft", answer)]
 
     def _cut(self, message: local.CutLog) -> list[Effect]:
         wal = self._wal

@@ -14,6 +14,7 @@ from typing import Final
 from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
+from gateway.attendance import Attendance
 from gateway.calls import Batch, Body, Lane, OpenCalls, whole
 from gateway.housekeeping import Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives
@@ -67,6 +68,7 @@ class GatewayCore:
         self._lessor_calls = Lane("lessor_calls", unserved_max=4, inflight_max=64)
         self.members = MemberDesk(self, self._calls.is_open)
         self._lanes = (self._commands, self._reads, self._local_reads, self._lessor_calls, self.members.lane)
+        self._attendance = Attendance(config.raft.election_timeout_ms)
         self._refused: dict[int, None] = {}
         """Batches to be proposed again under their own sequence: should the first copy be alive after all, apply
         recognises the second as a repeat."""
@@ -199,9 +201,9 @@ class GatewayCore:
     def deadline(self) -> Millis | None:
         """When a call runs out, or something is to be tried again."""
         due = self._calls.deadline
-        for service_due in (self.streams.deadline, self._watch_service.deadline, self._housekeeper.deadline):
-            if service_due is not None and (due is None or service_due < due):
-                due = service_due
+        for service in (self.streams, self._watch_service, self._housekeeper, self._attendance):
+            if service.deadline is not None and (due is None or service.deadline < due):
+                due = service.deadline
         for lane in self._lanes:
             for at in (lane.paused_until, lane.due):
                 if at is not None and (due is None or at < due):
@@ -266,18 +268,17 @@ class GatewayCore:
         """Send what the turn has gathered, one batch or a few per lane."""
         effects: list[Effect] = []
         if self.leader != NOBODY:
-            commands, reads = self._commands, self._reads
+            commands = self._commands
             if (commands.queue or self._refused) and commands.resume(now):
                 if self._refused:
                     self._send_again(effects)
                 self._send(commands, "raft", local.ProposeBatch, now, effects)
-            if reads.queue and reads.resume(now):
-                self._send(reads, "raft", local.RequestReads, now, effects)
-            lessor_calls = self._lessor_calls
-            if lessor_calls.queue and lessor_calls.resume(now):
-                self._send(lessor_calls, "raft", local.AskLessor, now, effects)
+            for lane, question in ((self._reads, local.RequestReads), (self._lessor_calls, local.AskLessor)):
+                if lane.queue and lane.resume(now):
+                    self._send(lane, "raft", question, now, effects)
             self.members.send(now, effects)
         local_reads = self._local_reads
+        effects += self._attendance.end_turn(now, watched=self.watches.watchers > 0, read=bool(local_reads.queue))
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
         effects += [Send("applier", request) for request in self.watches.take()]

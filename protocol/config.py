@@ -41,6 +41,9 @@ class RaftConfig(BaseModel):
     commit_news_delay_ms: int = Field(
         5, ge=0, description="how long news of a commit that nobody at a follower waits for may wait for an append"
     )
+    unattended_delay_ms: int = Field(
+        20, ge=0, description="how late a follower without clients may hear of what the quorum does without it"
+    )
     snapshot_count: int = Field(10_000, ge=1, description="raft entries after which the log is cut")
     catchup_entries: int = Field(5_000, ge=0, description="entries kept behind a cut for followers that lag a little")
     log_bytes_max: int = Field(64 << 20, ge=1 << 20, description="log kept in memory; over it the log is cut early")

@@ -50,6 +50,10 @@ class AskLessor(LocalMessage):
     payload: bytes
 
 
+class ClientsAttended(LocalMessage):
+    """Clients of this node watch, or read what is here: for an election timeout it should not learn anything late."""
+
+
 class TransferLeadership(LocalMessage):
     """Hand leadership to `target` (NOBODY: the voter that is furthest ahead)."""
 
@@ -149,6 +153,7 @@ class PersistEntries(LocalMessage):
 
     Entries replace whatever the log holds from the first one's index on (a follower's conflict).
     `last` is the log's last position once this write is durable. Tickets grow by one per message.
+    `outbound` never waits; the answer may, `answer_within_ms` for others to share it.
     """
 
     ticket: int
@@ -156,6 +161,7 @@ class PersistEntries(LocalMessage):
     entries: tuple[Entry, ...]
     last: LogPosition
     outbound: tuple[PeerOutbound, ...]
+    answer_within_ms: int = 0
 
 
 class EntriesPersisted(LocalMessage):

@@ -139,9 +139,13 @@ class Heartbeat(PeerMessage):
 
 
 class HeartbeatReply(PeerMessage):
-    """The follower heard it and still follows; `round` echoed."""
+    """The follower heard it and still follows; `round` echoed.
+
+    `attended`: clients write, read or watch there, so what it learns late, they learn late.
+    """
 
     round: int
+    attended: bool = False
 
 
 class ForwardProposal(PeerMessage):

@@ -101,6 +101,8 @@ class Raft:
         assert self.commit <= self.log.last.index, f"commit {self.commit} is not in the log, it ends at {self.log.last}"
         self.handed = recovered.applied
         self.applied = recovered.applied
+        self.attended_until = now
+        """Until then clients of this member would notice if it learnt late what is committed."""
         self.gate = DurabilityGate(HardState(self.term, self.voted_for, self.commit), self.log.last.index)
         self.configurations: list[tuple[Index, Configuration]] = []
         membership.load(self, founding, recovered.mark, recovered.entries)
@@ -150,6 +152,11 @@ class Raft:
         return min(due, self.reads.due) if self.reads.questions else due
 
     @property
+    def attended(self) -> bool:
+        """Whether clients of this member have written, read or watched within the last election timeout."""
+        return self.now < self.attended_until
+
+    @property
     def disk_stuck(self) -> bool:
         """Whether a write has waited for the disk longer than an election timeout."""
         since = self.gate.waiting_since()
@@ -172,12 +179,17 @@ class Raft:
 
     def submit(self, sequence: int, payload: bytes, now: Millis) -> None:
         """Propose this node's batch here or at the leader; a refusal shows in `proposals.refused`."""
-        self._advance(now)
+        self.attend(now)
         proposals.submit(self, sequence, payload)
+
+    def attend(self, now: Millis) -> None:
+        """Note that clients use this member."""
+        self._advance(now)
+        self.attended_until = Millis(now + self.config.election_timeout_ms)
 
     def read(self, sequence: int, payload: bytes, now: Millis) -> None:
         """Have a batch of reads released by `take_reads` as soon as it may be served."""
-        self._advance(now)
+        self.attend(now)
         read_index.read(self, sequence, payload)
 
     def ask_lessor(self, sequence: int, payload: bytes, now: Millis) -> None:
@@ -240,7 +252,8 @@ class Raft:
         if not self.outbox and not gate.behind(self.term, self.voted_for, log):
             return NOTHING_DRAINED
         outbox, self.outbox = self.outbox, []
-        return gate.drain(HardState(self.term, self.voted_for, self.commit), log, outbox, now)
+        ease = 0 if self.leading is not None or self.attended else self.config.unattended_delay_ms
+        return gate.drain(HardState(self.term, self.voted_for, self.commit), log, outbox, now, ease)
 
     def _advance(self, now: Millis) -> None:
         assert now >= self.now, f"time was handed backwards, from {self.now} to {now}"

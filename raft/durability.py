@@ -34,6 +34,8 @@ class PersistBatch(NamedTuple):
     entries: tuple[Entry, ...]
     last: LogPosition
     held: tuple[Outbound, ...]
+    answer_within_ms: int
+    """How long word of its durability may take; what is held does not wait for that."""
 
 
 class Drained(NamedTuple):
@@ -89,8 +91,13 @@ class DurabilityGate:
         while self._given and self._given[0][0] <= ticket:
             self._given.popleft()
 
-    def drain(self, state: HardState, log: Log, outbox: list[Outbound], now: Millis) -> Drained:
-        """Return the writes that are due and the messages of `outbox`, each bound to the write it must follow."""
+    def drain(
+        self, state: HardState, log: Log, outbox: list[Outbound], now: Millis, answer_within_ms: int = 0
+    ) -> Drained:
+        """Return the writes that are due and the messages of `outbox`, each bound to the write it must follow.
+
+        Word of a durable vote never waits: an election hangs on it.
+        """
         assert state.term >= self.saved.term, f"term falls from {self.saved.term} to {state.term}"
         writes: list[PersistBatch] = []
         vote_changed = state[:2] != self.saved[:2]
@@ -102,9 +109,8 @@ class DurabilityGate:
                 entries = log.slice(Index(self.written_to + 1), missing, WRITE_BYTES_MAX)
                 self.written_to = entries[-1].index
             last = entries[-1].position if entries else log.last
-            writes.append(
-                self._write(HardState(state.term, state.voted_for, min(state.commit, last.index)), entries, last, now)
-            )
+            durable = HardState(state.term, state.voted_for, min(state.commit, last.index))
+            writes.append(self._write(durable, entries, last, now, 0 if vote_changed else answer_within_ms))
             vote_changed = False
             self.saved = state
         held = [outbound for outbound in outbox if outbound.after_sync] if outbox else outbox
@@ -114,16 +120,21 @@ class DurabilityGate:
             return Drained((), tuple(_newest_acknowledgements(outbox)))
         if not writes:
             # A write of nothing keeps the held messages in order behind the writes in flight.
-            writes.append(self._write(None, (), log.last, now))
+            writes.append(self._write(None, (), log.last, now, answer_within_ms))
         writes[-1] = writes[-1]._replace(held=tuple(_newest_acknowledgements(held)))
         return Drained(tuple(writes), tuple(outbound for outbound in outbox if not outbound.after_sync))
 
     def _write(
-        self, state: HardState | None, entries: tuple[Entry, ...], last: LogPosition, now: Millis
+        self,
+        state: HardState | None,
+        entries: tuple[Entry, ...],
+        last: LogPosition,
+        now: Millis,
+        answer_within_ms: int,
     ) -> PersistBatch:
         self.ticket += 1
         self._given.append((self.ticket, now))
-        return PersistBatch(self.ticket, state, entries, last, ())
+        return PersistBatch(self.ticket, state, entries, last, (), answer_within_ms)
 
 
 def _newest_acknowledgements(outbox: list[Outbound]) -> list[Outbound]:

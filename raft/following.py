@@ -108,4 +108,4 @@ def on_heartbeat(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
         return
     learn_commit(raft, Index(min(message.commit, raft.log.last.index)))
     if not raft.disk_stuck:
-        raft.send(sender, HeartbeatReply(term=raft.term, round=message.round))
+        raft.send(sender, HeartbeatReply(term=raft.term, round=message.round, attended=raft.attended))

@@ -27,7 +27,12 @@ class LeaderState:
     more_to_send: bool = False
     """A follower could take another append: the next turn should come at once."""
     news_due: Millis | None = None
-    """When followers are told of a commit that no append has carried to them; None: all have been told."""
+    """When the next follower is told of a commit that no append has carried to it; None: all have been told."""
+    news_since: Millis | None = None
+    """When there was first something to tell."""
+
+    spares_due: Millis | None = None
+    """When spare followers are fed what has gathered for them; None: nothing has."""
 
     def await_news(self, member: MemberId, index: Index) -> None:
         """Note that somebody at `member` waits until it learns that `index` is committed: it is told without delay."""
@@ -39,4 +44,9 @@ class LeaderState:
         """When the leader wants to be woken."""
         if self.more_to_send:
             return now
-        return self.tick_due if self.news_due is None or self.tick_due < self.news_due else self.news_due
+        due = self.tick_due
+        if self.news_due is not None and self.news_due < due:
+            due = self.news_due
+        if self.spares_due is not None and self.spares_due < due:
+            due = self.spares_due
+        return due

@@ -40,6 +40,10 @@ class Progress:
         self.commit_sent = Index(0)
         self.commit_awaited = Index(0)
         """Somebody at the follower waits until it learns that this is committed; 0: nobody is known to."""
+        self.spare = False
+        """The quorum does without its acknowledgements as long as others are quick: entries may gather for it."""
+        self.attended_until = now
+        """Until then its own clients would notice if entries gathered."""
         self.round_acked = 0
         self.timed_round: tuple[int, Millis] | None = None
         """The heartbeat whose round trip is being measured; one at a time."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from protocol.errors import InvariantViolation, PeerFault
 from protocol.peer import AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, PeerMessage
 from protocol.types import NOBODY, EntryKind, Index, LogPosition, MemberId, Millis
-from raft import member_changes, membership, read_index, transfer
+from raft import member_changes, membership, read_index, spares, transfer
 from raft.leading import LeaderState
 from raft.progress import Progress, ProgressState
 from raft.quorum import VoteResult, committed_index, vote_result
@@ -42,6 +42,7 @@ def sync_followers(raft: "Raft") -> None:
     leading.progress = {
         member: leading.progress.get(member) or Progress(member, next_index, raft.now) for member in others
     }
+    spares.appoint(raft)
 
 
 # --- time ------------------------------------------------------------------------------------------
@@ -70,6 +71,7 @@ def leader_tick(raft: "Raft") -> None:
     send_heartbeats(raft)
     for progress in leading.progress.values():
         _find_lost(raft, progress)
+    spares.look_after(raft)
     transfer.remind(raft)
     member_changes.tick(raft)
 
@@ -142,20 +144,40 @@ def feed_followers(raft: "Raft") -> None:
     quiet: dict[Index, AppendEntries] = {}
     leading.more_to_send = False
     last, commit = raft.log.last.index, raft.commit
-    wait_for_append = leading.news_due is not None and raft.now < leading.news_due
-    all_told = True
+    leading.news_due = None
+    gathering = False
     for progress in leading.progress.values():
-        if progress.next_index > last and progress.state is ProgressState.REPLICATE:
-            if progress.commit_sent >= commit:
-                continue
-            if wait_for_append and progress.commit_awaited <= progress.commit_sent:
-                all_told = False
+        if progress.state is ProgressState.REPLICATE:
+            if progress.next_index <= last:
+                if progress.spare and spares.may_gather(raft, progress):
+                    gathering = True
+                    continue
+            elif progress.commit_sent >= commit or _news_may_wait(raft, leading, progress):
                 continue
         _feed(raft, progress, built, quiet)
         if progress.next_index <= last and progress.state is ProgressState.REPLICATE and _sendable(raft, progress):
             leading.more_to_send = True
-    if all_told:
-        leading.news_due = None
+    if leading.news_due is None:
+        leading.news_since = None
+    if not gathering:
+        leading.spares_due = None
+
+
+def _news_may_wait(raft: "Raft", leading: LeaderState, progress: Progress) -> bool:
+    """Whether word of a commit may wait for an append to carry it to this follower; `news_due` says how long.
+
+    Under load the next append follows at once, and that spares both sides a message and a turn.
+    """
+    if leading.news_since is None or progress.commit_awaited > progress.commit_sent:
+        return False
+    attended = raft.now < progress.attended_until
+    config = raft.config
+    delay_ms = config.commit_news_delay_ms if attended else max(config.commit_news_delay_ms, config.unattended_delay_ms)
+    due = Millis(leading.news_since + delay_ms)
+    if raft.now >= due:
+        return False
+    leading.news_due = due if leading.news_due is None else min(leading.news_due, due)
+    return True
 
 
 def _sendable(raft: "Raft", progress: Progress) -> bool:
@@ -262,7 +284,11 @@ def on_append_entries_reply(raft: "Raft", sender: MemberId, message: PeerMessage
     if message.matched > raft.log.last.index:
         raise PeerFault(f"{sender:x} acknowledges {message.matched}, our log ends at {raft.log.last.index}")
     if progress.acknowledged(message.matched, raft.log.first_index, raft.now):
+        committed = raft.commit
         advance_commit(raft)
+        if progress.spare and raft.commit > committed:
+            # Others were slower than one that was fed late.
+            spares.appoint(raft)
         transfer.hand_over_when_ready(raft)
 
 
@@ -276,6 +302,8 @@ def on_heartbeat_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> 
     if timed is not None and timed[0] == message.round:
         raft.observe_round_trip(sender, raft.now - timed[1])
         progress.timed_round = None
+    if message.attended:
+        progress.attended_until = Millis(raft.now + raft.config.election_timeout_ms)
     if message.round > progress.round_acked:
         progress.round_acked = message.round
         read_index.round_acknowledged(raft)
@@ -293,8 +321,7 @@ def advance_commit(raft: "Raft") -> None:
     if index <= raft.commit or raft.log.term_at(index) != raft.term:
         return
     raft.commit = index
-    if leading.news_due is None:
-        # Under load the next append follows at once and carries the news: that spares both sides a message and a turn.
-        leading.news_due = Millis(raft.now + raft.config.commit_news_delay_ms)
+    if leading.news_since is None:
+        leading.news_since = raft.now
     read_index.own_term_committed(raft)
     membership.committed_as_leader(raft)

@@ -9,6 +9,8 @@ changes nothing but its own memory, so checkers can be left out one by one.
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from actors.actor import Actor
+from actors.wal import WalActor
 from protocol.local import (
     ApplyEntries,
     CutLog,
@@ -313,6 +315,11 @@ class Checkers:
             rule(process, message)
         if isinstance(message, StoreOpened) and to == "raft":
             self._applies.on_store(process, message.applied)
+
+    def on_send_peer(self, node: str, actor: Actor) -> None:
+        """Note what is durable: the log writer may let a message go to a peer long before it answers its raft."""
+        if isinstance(actor, WalActor):
+            self.logs[node].persisted(actor.durable_ticket)
 
     def on_peer(self, process: "Process", sender: MemberId, message: Message, store: int = NO_STORE) -> None:
         """Look at a peer's message as it is handled."""

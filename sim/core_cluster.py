@@ -185,7 +185,7 @@ class CoreCluster:
         self, size: int = 3, *, seed: int = 0, config: RaftConfig | None = None, learners: Sequence[int] = ()
     ) -> None:
         self.seed = seed
-        self.config = config or RaftConfig(commit_news_delay_ms=0)
+        self.config = config or RaftConfig(commit_news_delay_ms=0, unattended_delay_ms=0)
         self.now = Millis(1000)
         self.wire: list[Wire] = []
         self.on_put: Callable[[Wire], object] = lambda _wire: None

@@ -29,6 +29,7 @@ def draw_core_config(rng: random.Random) -> RaftConfig:
         heartbeat_interval_ms=10,
         election_timeout_ms=100,
         commit_news_delay_ms=rng.choice((0, 5, 50)),
+        unattended_delay_ms=rng.choice((0, 10, 100)),
         snapshot_count=rng.choice((3, 20, 1000)),
         catchup_entries=rng.choice((0, 2, 10)),
         append_entries_max=rng.choice((1, 3, 128)),

@@ -275,6 +275,7 @@ class Process:
                 self.world.observe_send(self, effect.to, effect.message)
                 parcels.setdefault(effect.to, []).append(Parcel(self._source, encode(effect.message)))
             elif isinstance(effect, SendPeer):
+                self.world.logs.on_send_peer(self.node.name, self.actor)
                 self.world.peers.send(self, effect, leave_us)
             elif isinstance(effect, RunInBackground):
                 self._run_in_background(effect, leave_us)

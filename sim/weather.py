@@ -137,6 +137,7 @@ KNOBS: Final[dict[str, tuple[int, tuple[int, ...]]]] = {
     "raft.heartbeat_interval_ms": (100, (10, 30, 500)),
     "raft.election_timeout_ms": (10, (5, 7)),
     "raft.commit_news_delay_ms": (5, (0, 100)),
+    "raft.unattended_delay_ms": (20, (0, 200)),
     "raft.snapshot_count": (20, (1, 5, 50, 10_000)),
     "raft.catchup_entries": (5, (0, 1, 20, 5_000)),
     "raft.append_bytes_max": (1 << 20, (1, 300)),

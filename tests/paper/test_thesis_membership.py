@@ -313,7 +313,7 @@ def test_store_ids_are_logged_once() -> None:
 
 def test_configuration_survives_a_cut_and_a_restart() -> None:
     """The configuration is part of the log's mark (section 5)."""
-    cluster = CoreCluster(config=RaftConfig(snapshot_count=1, catchup_entries=0))
+    cluster = CoreCluster(config=RaftConfig(unattended_delay_ms=0, snapshot_count=1, catchup_entries=0))
     cluster.elect(1)
     add_caught_up(cluster, [1, 2, 3], [4])
     cluster.propose(1, b"x")

@@ -97,7 +97,7 @@ def test_followers_learn_the_commit_promptly() -> None:
 
 def test_news_of_a_commit_waits_for_an_append_unless_somebody_waits_for_it() -> None:
     """What nobody at a follower waits for travels with the next append, or alone after the delay (section 3.5)."""
-    cluster = CoreCluster(config=RaftConfig(commit_news_delay_ms=5))
+    cluster = CoreCluster(config=RaftConfig(commit_news_delay_ms=5, unattended_delay_ms=0))
     cluster.elect(1)
     cluster.advance(10)
     cluster.propose(1, b"a")
@@ -288,7 +288,7 @@ def test_commit_index_stops_where_logs_are_known_to_match() -> None:
 
 def test_pipeline_is_bounded() -> None:
     """Appends follow one another without waiting, up to the window (section 10.2.1)."""
-    config = RaftConfig(commit_news_delay_ms=0, append_entries_max=1, inflight_appends_max=3)
+    config = RaftConfig(commit_news_delay_ms=0, unattended_delay_ms=0, append_entries_max=1, inflight_appends_max=3)
     cluster = CoreCluster(config=config)
     leader = cluster.elect(1)
     cluster.isolate(3)
@@ -451,7 +451,9 @@ def test_reads_share_a_round() -> None:
 
 def test_follower_behind_the_cut_gets_a_snapshot() -> None:
     """A follower that needs entries that are gone waits for a snapshot, then goes on behind it (chapter 5)."""
-    cluster = CoreCluster(config=RaftConfig(commit_news_delay_ms=0, snapshot_count=5, catchup_entries=0))
+    cluster = CoreCluster(
+        config=RaftConfig(commit_news_delay_ms=0, unattended_delay_ms=0, snapshot_count=5, catchup_entries=0)
+    )
     leader = cluster.elect(1)
     cluster.isolate(3)
     for number in range(20):

@@ -26,7 +26,7 @@ class World:
     """What verbs act on; `lines` is what they have caused since the last command."""
 
     def __init__(self) -> None:
-        self.config = RaftConfig(commit_news_delay_ms=0)
+        self.config = RaftConfig(commit_news_delay_ms=0, unattended_delay_ms=0)
         self.now = Millis(0)
         self.founders: tuple[FoundingMember, ...] = ()
         self.nodes: dict[MemberId, Node] = {}

@@ -12,7 +12,7 @@ from protocol.types import MemberId
 def cluster(world: World, words: list[str]) -> None:
     """`cluster SIZE [OPTION=NUMBER ...]`: found a cluster; options are those of [raft] in cluster.toml."""
     options = dict(word.split("=") for word in words[1:])
-    told = {"commit_news_delay_ms": 0, **{key: int(value) for key, value in options.items()}}
+    told = {"commit_news_delay_ms": 0, "unattended_delay_ms": 0, **{key: int(value) for key, value in options.items()}}
     world.config = RaftConfig.model_validate(told)
     world.found(int(words[0]))
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from actors.actor import Source
-from actors.effects import Halt, Send, SendPeer
+from actors.effects import Effect, Halt, Send, SendPeer
 from actors.wal import RECOVERED_BYTES_MAX, WalActor
 from protocol import local
 from protocol.config import StorageConfig
@@ -29,6 +29,7 @@ from sim.faulty_disk import FaultyDisk
 
 NOW = Millis(0)
 RAFT = Source("raft")
+NO_MARK = LogMark(Index(0), Term(0), b"", "")
 IDENTITY = NodeIdentity(ClusterId(1), MemberId(2), "n1", StoreId(3), Incarnation(4), ())
 
 
@@ -115,6 +116,59 @@ def test_a_turn_is_one_sync_and_all_that_waited_leaves_behind_it_in_order() -> N
     assert effects[-1] == Send("raft", told)
     assert wal.end_turn(NOW) == []
     assert disk.syncs == syncs + 1
+
+
+def later(ticket: int, answer_within_ms: int) -> local.PersistEntries:
+    """A request whose answer may take so long."""
+    return asking(ticket, ticket).model_copy(update={"answer_within_ms": answer_within_ms})
+
+
+def answers(effects: list[Effect]) -> list[int]:
+    """The tickets that raft is told of."""
+    return [
+        effect.message.ticket
+        for effect in effects
+        if isinstance(effect, Send) and isinstance(effect.message, local.EntriesPersisted)
+    ]
+
+
+def test_an_answer_that_may_wait_is_shared_and_what_was_held_never_waits() -> None:
+    """Peers are told behind each sync; raft is told once, when the first of the answers is due."""
+    wal = started(SimDisk(random.Random(1)))
+    asked(wal)
+    for ticket, at in ((1, 0), (2, 4), (3, 9)):
+        wal.handle(later(ticket, 10), RAFT, Millis(NOW + at))
+        effects = wal.end_turn(Millis(NOW + at))
+        assert [effect.body for effect in effects if isinstance(effect, SendPeer)] == [b"persisted %d" % ticket]
+        assert answers(effects) == []
+    assert wal.deadline == NOW + 10
+    assert wal.wake(Millis(NOW + 9)) == []
+    assert answers(wal.wake(Millis(NOW + 10))) == [3]
+    assert wal.deadline is None
+    assert wal.wake(Millis(NOW + 11)) == []
+
+
+def test_an_answer_that_may_not_wait_takes_the_others_with_it() -> None:
+    """Tickets are answered in order: who asks for an answer at once gets it for all before."""
+    wal = started(SimDisk(random.Random(1)))
+    asked(wal)
+    wal.handle(later(1, 10), RAFT, NOW)
+    wal.end_turn(NOW)
+    wal.handle(later(2, 10), RAFT, NOW)
+    wal.handle(later(3, 0), RAFT, NOW)
+    assert answers(wal.end_turn(NOW)) == [3]
+    assert wal.deadline is None
+
+
+@pytest.mark.parametrize("ending", [local.StopActor(), local.CutLog(ticket=2, mark=NO_MARK, keep_after=Index(0))])
+def test_a_cut_and_a_stop_leave_no_answer_behind(ending: local.LocalMessage) -> None:
+    """What waited is told before what follows it."""
+    wal = started(SimDisk(random.Random(1)))
+    asked(wal)
+    wal.handle(later(1, 10), RAFT, NOW)
+    wal.end_turn(NOW)
+    assert answers(wal.handle(ending, RAFT, NOW)) == [1]
+    assert wal.deadline is None
 
 
 def test_a_failed_sync_lets_nothing_leave_and_is_the_end() -> None:

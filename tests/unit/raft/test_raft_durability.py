@@ -143,3 +143,14 @@ def test_oldest_write_tells_how_long_the_disk_is_silent() -> None:
     assert gate.waiting_since() == 20
     gate.acknowledge(2)
     assert gate.waiting_since() is None
+
+
+def test_word_of_a_vote_never_waits() -> None:
+    """Entries may be answered late where the owner allows it; a write with a new term or vote may not."""
+    gate, log = DurabilityGate(EMPTY, Index(0)), Log()
+    log.append([entry(1)])
+    writes = gate.drain(state(1, 1), log, [], NOW, 20).writes
+    log.append([entry(2)])
+    writes += gate.drain(state(1, 1), log, [], NOW, 20).writes
+    writes += gate.drain(state(1, 1), log, [acknowledgement(2)], NOW, 20).writes
+    assert [write.answer_within_ms for write in writes] == [0, 20, 20]
