@@ -23,6 +23,7 @@ from daemon.flag_table import FLAGS
 from daemon.freezer import start_freezer
 from daemon.notify import READY, STOPPING, Notifier, notifier
 from daemon.plan import LogPlan, NodePlan, data_dir_of, plan
+from daemon.predecessor import await_end_of_predecessor
 from daemon.settings import Settings, gather
 from daemon.words import help_text, version_text
 from protocol import local
@@ -53,7 +54,7 @@ def main(words: Sequence[str] | None = None) -> int:
         directory = data_dir_of(settings)
         node = plan(settings, resolve, begun=(directory / IDENTITY_FILE).exists())
         check_directory(directory)
-        check_ports([node.node])
+        await_end_of_predecessor(directory, lambda: check_ports([node.node]))
         outputs = open_outputs(node.log)
     except HelpAsked:
         sys.stdout.write(help_text())
