@@ -82,7 +82,7 @@ MEMBER_FLAGS: Final = (
     Flag("grpc-keepalive-timeout", Kind.TIME, "20s", _M, "how long such a machine may take to answer"),
     Flag("socket-reuse-port", Kind.TRUTH, "false", _R, "two nodes on one port would share one client's requests out"),
     Flag("socket-reuse-address", Kind.TRUTH, "false", _N, "is always so"),
-    Flag("enable-grpc-gateway", Kind.TRUTH, "true", _N, "the JSON gateway below /v3/ is part of the client port"),
+    Flag("enable-grpc-gateway", Kind.TRUTH, "true", _M, "serve the JSON gateway below /v3/ on the client port"),
     Flag("raft-read-timeout", Kind.TIME, "5s", _N, "links between members end after 10 s of silence"),
     Flag("raft-write-timeout", Kind.TIME, "5s", _N, "links between members end after 10 s of silence"),
     Flag("memory-mlock", Kind.TRUTH, "false", _N, "no memory is locked; turn swap off"),

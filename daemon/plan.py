@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from daemon import go_values
+from daemon.flag import Kind
+from daemon.flag_table import FLAGS
 from daemon.founding import Resolve, advertised_peer_urls, founding_of
 from daemon.gates import judge_gates
 from daemon.settings import Settings
@@ -37,6 +39,26 @@ RAFT_FLAGS: Final = {
     "catchup_entries": "snapshot-catchup-entries",
 }
 
+TLS_FLAGS: Final = {
+    "cert_file": "cert-file",
+    "key_file": "key-file",
+    "trusted_ca_file": "trusted-ca-file",
+    "client_cert_auth": "client-cert-auth",
+    "crl_file": "client-crl-file",
+    "allowed_hostnames": "client-cert-allowed-hostname",
+    "auto_tls": "auto-tls",
+    "self_signed_cert_validity_years": "self-signed-cert-validity",
+    "tls_min_version": "tls-min-version",
+    "tls_max_version": "tls-max-version",
+    "cipher_suites": "cipher-suites",
+}
+FLAG_WORDS: Final = {
+    "client_transport_security has no certificate": "there is no --cert-file and no --auto-tls",
+    "set up client_transport_security (TLS)": "give --cert-file and --key-file",
+    "say allow_insecure_listen = true": "give --allow-insecure-listen",
+}
+"""What the configuration says of its keys, as it reads for flags."""
+
 FLAG_OF_KEY: Final = {
     **{f"raft.{key}": flag for key, flag in RAFT_FLAGS.items()},
     "limits.txn_operations_max": "max-txn-ops",
@@ -50,6 +72,7 @@ FLAG_OF_KEY: Final = {
     "watch.progress_notify_interval_ms": "watch-progress-notify-interval",
     "http.allowed_origins": "cors",
     "http.allowed_hosts": "host-whitelist",
+    **{f"nodes.0.client_transport_security.{key}": flag for key, flag in TLS_FLAGS.items()},
     "nodes.0.name": "name",
     "nodes.0.zmq": "listen-zmq-urls",
     "nodes.0.listen_client_urls": "listen-client-urls",
@@ -117,7 +140,11 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
         "raft": raft,
         "compaction": _compaction_table(settings),
         "limits": _limits_table(settings),
-        "http": {"allowed_origins": _allowed(settings, "cors"), "allowed_hosts": _allowed(settings, "host-whitelist")},
+        "http": {
+            "allowed_origins": _allowed(settings, "cors"),
+            "allowed_hosts": _allowed(settings, "host-whitelist"),
+            "json_gateway": settings.truth("enable-grpc-gateway"),
+        },
     }
     if settings.says("quota-backend-bytes"):
         table["storage"] = {"quota_bytes": max(0, settings.number("quota-backend-bytes"))}
@@ -207,10 +234,12 @@ def _node_table(settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"{settings.told('listen-client-urls')}: at least one http:// URL is needed besides unix://")
     if not peer:
         raise ConfigError(f"{settings.told('listen-peer-urls')}: no valid URLs given")
-    for name in ("listen-client-urls", "listen-peer-urls", "listen-metrics-urls", "initial-advertise-peer-urls"):
+    for name in ("listen-peer-urls", "initial-advertise-peer-urls"):
         for address in _urls(settings, name, listening=False):
             if address.secure:
-                raise ConfigError(f"{settings.told(name)}: {address.text} is refused: this version has no TLS yet")
+                raise ConfigError(
+                    f"{settings.told(name)}: {address.text} is refused: members do not speak TLS to each other"
+                )
     if not advertised_peer_urls(settings):
         raise ConfigError(f"{settings.told('initial-advertise-peer-urls')}: no valid URLs given")
     return {
@@ -223,7 +252,22 @@ def _node_table(settings: Settings) -> dict[str, Any]:
         "listen_metrics_urls": [_absolute(each) for each in _urls(settings, "listen-metrics-urls", listening=True)],
         "advertise_client_urls": settings.parts("advertise-client-urls"),
         "advertise_peer_urls": advertised_peer_urls(settings),
+        "allow_insecure_listen": settings.truth("allow-insecure-listen"),
+        "client_transport_security": _tls_table(settings),
     }
+
+
+def _tls_table(settings: Settings) -> dict[str, Any]:
+    table: dict[str, Any] = {}
+    for key, name in TLS_FLAGS.items():
+        kind = FLAGS[name].kind
+        if kind is Kind.TRUTH:
+            table[key] = settings.truth(name)
+        elif kind is Kind.COUNT:
+            table[key] = settings.number(name)
+        else:
+            table[key] = settings.parts(name) if kind is Kind.LIST else settings.text(name)
+    return table
 
 
 def _absolute(address: Address) -> str:
@@ -269,6 +313,8 @@ def _told(settings: Settings, problem: ErrorDetails) -> str:
     """Say which flag is wrong and why."""
     place = ".".join(str(part) for part in problem["loc"])
     text = str(problem["msg"]).removeprefix("Value error, ")
+    for words, flag_words in FLAG_WORDS.items():
+        text = text.replace(words, flag_words)
     flag = next((flag for key, flag in FLAG_OF_KEY.items() if place == key or place.startswith(f"{key}.")), "")
     if not flag:
         return text

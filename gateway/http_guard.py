@@ -14,6 +14,7 @@ METHODS_ALLOWED: Final = b"POST, GET, OPTIONS, PUT, DELETE"
 HEADERS_ALLOWED: Final = b"accept, content-type, authorization"
 PAGES_OF_METRICS: Final = frozenset({"metrics", "health", "livez", "readyz", "version"})
 """First words of the paths that the metrics port serves."""
+PAGES_OF_JSON: Final = frozenset({"v3", "v3beta"})
 _TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")]
 
 Receive = Callable[[], Awaitable[Event]]
@@ -44,9 +45,17 @@ def guard(app: AsgiApp, origins: Collection[str], hosts: Collection[str]) -> Asg
 
 def only(app: AsgiApp, pages: Collection[str]) -> AsgiApp:
     """Return `app` with no paths but those that begin with one of `pages`."""
+    return _limited(app, lambda page: page in pages)
 
+
+def without(app: AsgiApp, pages: Collection[str]) -> AsgiApp:
+    """Return `app` without the paths that begin with one of `pages`."""
+    return _limited(app, lambda page: page not in pages)
+
+
+def _limited(app: AsgiApp, serves: Callable[[str], bool]) -> AsgiApp:
     async def limited(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["path"].split("/")[1:2] and scope["path"].split("/")[1] not in pages:
+        if scope["type"] == "http" and not serves(scope["path"].removeprefix("/").partition("/")[0]):
             await _answer(send, 404, b"404 page not found\n", [])
             return
         await app(scope, receive, send)

@@ -19,7 +19,7 @@ from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
 from gateway.health import HealthService
 from gateway.http1_door import HttpStack
-from gateway.http_guard import PAGES_OF_METRICS, guard, only
+from gateway.http_guard import PAGES_OF_JSON, PAGES_OF_METRICS, guard, only, without
 from gateway.listening import door_name
 from gateway.loop import GatewayLoop
 from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS
@@ -59,7 +59,9 @@ def run_gateway(context: ProcessContext) -> int:
         from gateway.json_gateway import JsonGateway
 
         http = context.config.http
-        return guard(build_app(view, JsonGateway(shared)), http.allowed_origins, http.allowed_hosts)
+        app: AsgiApp = build_app(view, JsonGateway(shared))
+        served = app if http.json_gateway else without(app, PAGES_OF_JSON)
+        return guard(served, http.allowed_origins, http.allowed_hosts)
 
     http1 = HttpStack(loop, make_app)
     limits = context.config.limits

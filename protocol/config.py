@@ -101,6 +101,7 @@ class HttpConfig(BaseModel):
     allowed_hosts: tuple[str, ...] = Field(
         ("*",), description="names plain requests may call this host, against DNS rebinding; etcd's host-whitelist"
     )
+    json_gateway: bool = Field(True, description="serve etcd's JSON gateway below /v3/; etcd's enable-grpc-gateway")
 
 
 class WatchConfig(BaseModel):

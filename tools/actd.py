@@ -26,6 +26,7 @@ from daemon.plan import LogPlan, NodePlan, data_dir_of, plan
 from daemon.predecessor import await_end_of_predecessor
 from daemon.settings import Settings, gather
 from daemon.words import help_text, version_text
+from gateway.tls_files import check_tls
 from protocol import local
 from protocol.errors import ConfigError
 from protocol.message import Message
@@ -54,6 +55,7 @@ def main(words: Sequence[str] | None = None) -> int:
         directory = data_dir_of(settings)
         node = plan(settings, resolve, begun=(directory / IDENTITY_FILE).exists())
         check_directory(directory)
+        check_tls(node.node)
         await_end_of_predecessor(directory, lambda: check_ports([node.node]))
         outputs = open_outputs(node.log)
     except HelpAsked:

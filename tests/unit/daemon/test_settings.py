@@ -198,6 +198,22 @@ def test_history_is_kept_as_etcds_two_flags_say(words: list[str], kept: tuple[st
     assert (compaction.auto_mode, compaction.auto_retention_ms, compaction.auto_retention_revisions) == kept
 
 
+def test_an_https_url_has_the_certificate_and_plain_ones_beyond_loopback_are_asked_for() -> None:
+    """Both kinds may stand side by side."""
+    made = planned(
+        "--listen-client-urls=https://0.0.0.0:1,http://127.0.0.1:2", "--advertise-client-urls=https://a.example:1",
+        "--cert-file=/c", "--key-file=/k", "--trusted-ca-file=/ca", "--client-cert-auth",
+    )  # fmt: skip
+    assert [address.secure for address in made.node.client_listeners] == [True, False]
+    tls = made.node.client_transport_security
+    assert (tls.cert_file, tls.key_file, tls.trusted_ca_file, tls.client_cert_auth) == ("/c", "/k", "/ca", True)
+    everywhere = planned(
+        "--listen-client-urls=http://0.0.0.0:1", "--advertise-client-urls=http://a.example:1",
+        "--listen-peer-urls=http://0.0.0.0:2", "--allow-insecure-listen",
+    )  # fmt: skip
+    assert [address.host_port for address in everywhere.node.peer_listeners] == ["0.0.0.0:2"]
+
+
 def test_nothing_said_is_a_node_as_etcds_defaults_have_it() -> None:
     """One member on 2379 and 2380, ZeroMQ clients beside it, in default.etcd."""
     made = planned()
