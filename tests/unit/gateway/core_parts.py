@@ -79,12 +79,14 @@ def get(key: bytes = b"k", *, serializable: bool = False) -> bytes:
 
 
 def turn(gateway: GatewayCore, now: int = 0) -> list[local.ProposeBatch | local.RequestReads | local.ServeReads]:
-    """End a turn as the loop does; return what leaves it."""
+    """End a turn as the loop does; return the batches that leave it."""
     if gateway.deadline is not None and gateway.deadline <= now:
         gateway.wake(Millis(now))
     found: list[local.ProposeBatch | local.RequestReads | local.ServeReads] = []
     for effect in gateway.end_turn(Millis(now)):
         assert isinstance(effect, Send)
+        if isinstance(effect.message, local.ClientsAttended):
+            continue
         assert isinstance(effect.message, local.ProposeBatch | local.RequestReads | local.ServeReads)
         found.append(effect.message)
     gateway.check_invariants()

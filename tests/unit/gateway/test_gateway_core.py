@@ -53,9 +53,9 @@ def put(key: bytes = b"k", value: bytes = b"v", **more: object) -> bytes:
 
 
 def turn(gateway: GatewayCore, now: int = 0) -> list[local.LocalMessage]:
-    """End a turn; what leaves it."""
-    effects = gateway.end_turn(Millis(now))
-    return [effect.message for effect in effects if isinstance(effect, Send)]  # type: ignore[misc]
+    """End a turn; what leaves it, but for the word to raft that clients are here."""
+    messages = [effect.message for effect in gateway.end_turn(Millis(now)) if isinstance(effect, Send)]
+    return [message for message in messages if not isinstance(message, local.ClientsAttended)]  # type: ignore[misc]
 
 
 def applied(sequence: int, *codes: int) -> local.CommandsApplied:
