@@ -6,7 +6,7 @@ nothing is kept of a call that is not open.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from protocol.errors import ErrorCode
@@ -220,6 +220,23 @@ class Lane:
             self._unserved_calls -= len(batch.ids)
         return batch
 
+    def requeue(self, sequence: int, positions: list[int] | None, is_open: Callable[[int], bool]) -> None:
+        """Put calls of a batch that are open, some or all of them, back at the head of the queue."""
+        batch = self.inflight.get(sequence)
+        if batch is None:
+            return
+        wanted = range(len(batch.ids)) if positions is None else positions
+        for position in reversed(wanted):
+            call_id = batch.ids[position]
+            if is_open(call_id):
+                kind, body = batch.flat[2 * position], batch.flat[2 * position + 1]
+                assert isinstance(kind, int), "kinds and bodies alternate"
+                assert isinstance(body, bytes), "kinds and bodies alternate"
+                self.queue.appendleft((call_id, kind, body))
+        batch.left -= len(wanted)
+        if batch.left <= 0:
+            self.done(sequence)
+
     def drop_dead(self, is_open: Callable[[int], bool]) -> None:
         """Forget batches that nobody waits for any more: they may be lost, and must not fill the lane for ever."""
         for sequence in list(self.inflight):
@@ -232,3 +249,17 @@ class Lane:
         assert unserved == self._unserved, f"{self.name}: {self._unserved} unserved batches counted, {unserved} are"
         calls = sum(len(batch.ids) for batch in self.inflight.values() if not batch.served)
         assert calls == self._unserved_calls, f"{self.name}: {self._unserved_calls} calls counted, {calls} are out"
+
+
+def check_placed(open_calls: list[int], lanes: Iterable[Lane], held: Iterable[int]) -> None:
+    """Assert that the lanes are right, and that every open call is in one of them or held."""
+    placed = dict.fromkeys(held)
+    for lane in lanes:
+        lane.check()
+        placed.update((call_id, None) for call_id, _, _ in lane.queue)
+        for batch in lane.inflight.values():
+            placed.update((call_id, None) for call_id in batch.ids)
+        for waiting in lane.answered_later.values():
+            placed.update((call_id, None) for call_id in waiting.values())
+    lost = [call_id for call_id in open_calls if call_id not in placed]
+    assert not lost, f"open calls that nothing will answer: {lost[:10]}"

@@ -9,19 +9,22 @@ than one this gateway has published.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
 from gateway.attendance import Attendance
-from gateway.calls import Batch, Body, Lane, OpenCalls, whole
+from gateway.calls import Batch, Body, Lane, OpenCalls, check_placed, whole
+from gateway.conversations import Conversations
 from gateway.housekeeping import Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives
 from gateway.member_desk import MemberDesk, learner_refusal, list_members
 from gateway.members import MemberCall
 from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, WATCH, Method, Route
 from gateway.own_calls import OnAnswer, OwnCalls
+from gateway.services import serve_services
 from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
 from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
@@ -99,7 +102,11 @@ class GatewayCore:
         self._housekeeper = Housekeeper(
             identity.member, config, self._propose, lambda call_id, code: self.answer(call_id, code, b"")
         )
-        self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(self._ask_lessor).open)
+        self._now = Millis(0)
+        """When a neighbour last said something, or this was woken."""
+        self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(partial(self._ask, KEEP_ALIVE)).open)
+        self.conversations = Conversations(self._ask, self.watches, lambda: self._now)
+        self._stepped = serve_services(self.streams, self.conversations)
 
     # --- the doors' side ---------------------------------------------------------------------------
 
@@ -136,6 +143,9 @@ class GatewayCore:
             elif route is Route.LESSOR:
                 lane = self._lessor_calls
                 self._finishers[call_id] = self._with_header
+            elif route is Route.STEPS:
+                self._stepped.open(call_id, method, body, now, deadline)
+                return
             else:
                 refusal, lane = self.members.route(route, kind, self._reads)
                 if refusal is not None:
@@ -173,7 +183,8 @@ class GatewayCore:
 
     def cancel(self, call_id: int) -> None:
         """Forget a call whose client is gone; what it asked may still happen."""
-        self._calls.close(call_id)
+        if not self._calls.close(call_id):
+            self.streams.cancel(call_id)
         self._finishers.pop(call_id, None)
 
     def _refuse(self, call_id: int, code: ErrorCode) -> None:
@@ -191,9 +202,9 @@ class GatewayCore:
             return
         self._commands.queue.append((call_id, int(CommandKind.AS_NODE), bytes((kind,)) + body))
 
-    def _ask_lessor(self, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
-        """Make a call for a stream of keep-alives."""
-        self.submit(self._own.begin(on_answer, command=False), KEEP_ALIVE, body, now, None)
+    def _ask(self, method: Method, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
+        """Make a call for a stream."""
+        self.submit(self._own.begin(on_answer, command=method is not KEEP_ALIVE), method, body, now, None)
 
     # --- the actor's side --------------------------------------------------------------------------
 
@@ -217,6 +228,7 @@ class GatewayCore:
 
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
         """React to one message of this node's actors."""
+        self._now = now
         if isinstance(message, local.CommandsApplied):
             self._on_commands_applied(message, now)
         elif isinstance(message, local.ReadsServed):
@@ -253,6 +265,7 @@ class GatewayCore:
 
     def wake(self, now: Millis) -> list[Effect]:
         """Answer the calls that have run out of time."""
+        self._now = now
         expired = self._calls.expire(now)
         for call_id, code in expired:
             self._refuse(call_id, code)
@@ -285,6 +298,8 @@ class GatewayCore:
         if self._taken_bytes >= TAKEN_REPORT_BYTES:
             effects.append(Send("applier", local.PiecesTaken(size_bytes=self._taken_bytes)))
             self._taken_bytes = 0
+        if self.streams.stepped:
+            self.answers += self._stepped.collect()
         return effects
 
     def check_invariants(self) -> None:
@@ -292,17 +307,7 @@ class GatewayCore:
         self._calls.check()
         self.streams.check()
         self.watches.check()
-        placed: dict[int, None] = {}
-        for lane in self._lanes:
-            lane.check()
-            placed.update((call_id, None) for call_id, _, _ in lane.queue)
-            for batch in lane.inflight.values():
-                placed.update((call_id, None) for call_id in batch.ids)
-            for waiting in lane.answered_later.values():
-                placed.update((call_id, None) for call_id in waiting.values())
-        placed.update(self._housekeeper.held)
-        lost = [call_id for call_id in self._calls.all() if call_id not in placed]
-        assert not lost, f"open calls that nothing will answer: {lost[:10]}"
+        check_placed(self._calls.all(), self._lanes, self._housekeeper.held)
         self._own.check(self._calls.all())
         strays = [call_id for call_id in self._finishers if not self._calls.is_open(call_id)]
         assert not strays, f"finishers of calls that are not open: {strays[:10]}"
@@ -544,20 +549,7 @@ class GatewayCore:
 
     def requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
         """Put calls of a batch, or all of them, back at the head of their lane."""
-        batch = lane.inflight.get(sequence)
-        if batch is None:
-            return
-        wanted = range(len(batch.ids)) if positions is None else positions
-        for position in reversed(wanted):
-            call_id = batch.ids[position]
-            if self._calls.is_open(call_id):
-                kind, body = batch.flat[2 * position], batch.flat[2 * position + 1]
-                assert isinstance(kind, int), "kinds and bodies alternate"
-                assert isinstance(body, bytes), "kinds and bodies alternate"
-                lane.queue.appendleft((call_id, kind, body))
-        batch.left -= len(wanted)
-        if batch.left <= 0:
-            lane.done(sequence)
+        lane.requeue(sequence, positions, self._calls.is_open)
 
     def _on_store_progressed(self, message: local.StoreProgressed) -> None:
         self._store_open = True
@@ -589,6 +581,7 @@ class GatewayCore:
         for call_id in self._calls.all():
             self.answer(call_id, ErrorCode.STOPPED, b"")
         self.streams.end_all(ErrorCode.STOPPED)
+        self.answers += self._stepped.collect()
         return [Halt("stopped")]
 
     def measure(self) -> None:

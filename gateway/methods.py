@@ -17,6 +17,8 @@ from protocol.command import CommandKind, ReadKind
 from protocol.errors import ErrorCode
 from protocol.lease import LEASE_TTL_S_MAX
 from protocol.membership import parse_peer_urls
+from protocol.wire import election_pb2 as election
+from protocol.wire import lock_pb2 as lock
 from protocol.wire import rpc_pb2 as rpc
 
 
@@ -35,6 +37,8 @@ class Route(Enum):
     """To the applier of the leader, wherever that is."""
     RAFT = "raft"
     """To raft: the members, and who leads."""
+    STEPS = "steps"
+    """To a service of the gateway that asks several things for it, and may wait."""
     MEMBERS = "members"
     """Answered from the member table, behind a barrier if it must be linearizable."""
 
@@ -78,6 +82,7 @@ _TIME_TO_LIVE: Final = Ruling(ErrorCode.OK, Route.LESSOR, int(ReadKind.LEASE_TIM
 _LEASES: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.LEASES))
 _ALARM: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.ALARM))
 _ALARMS: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.ALARMS))
+_STEPS: Final = Ruling(ErrorCode.OK, Route.STEPS, 0)
 _MEMBERS: Final = Ruling(ErrorCode.OK, Route.MEMBERS, int(ReadKind.BARRIER))
 _MEMBERS_LOCAL: Final = Ruling(ErrorCode.OK, Route.MEMBERS, 0)
 
@@ -215,17 +220,27 @@ _ALL: Final = (
     Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm),
 )
 
+_STEPPED: Final = (
+    Method(80, "v3lockpb.Lock", "Lock", _parsed(lock.LockRequest, _STEPS)),
+    Method(81, "v3lockpb.Lock", "Unlock", _parsed(lock.UnlockRequest, _STEPS)),
+    Method(82, "v3electionpb.Election", "Campaign", _parsed(election.CampaignRequest, _STEPS)),
+    Method(83, "v3electionpb.Election", "Proclaim", _parsed(election.ProclaimRequest, _STEPS)),
+    Method(84, "v3electionpb.Election", "Leader", _parsed(election.LeaderRequest, _STEPS)),
+    Method(85, "v3electionpb.Election", "Resign", _parsed(election.ResignRequest, _STEPS)),
+)
+
 _STREAMS: Final = (
     StreamMethod(101, "grpc.health.v1.Health", "Watch"),
     StreamMethod(102, "etcdserverpb.Watch", "Watch"),
     StreamMethod(103, _LEASE, "LeaseKeepAlive"),
+    StreamMethod(120, "v3electionpb.Election", "Observe"),
 )
 
 KEEP_ALIVE: Final = Method(11, _LEASE, "LeaseKeepAlive", _parsed(rpc.LeaseKeepAliveRequest, _KEEP_ALIVE))
 """One keep-alive as a call of its own: what the ZeroMQ door has, and what a gRPC stream of them is made of."""
-METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _ALL}
+METHODS: Final[dict[bytes, Method]] = {method.path: method for method in (*_ALL, *_STEPPED)}
 """By gRPC path."""
-METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in (*_ALL, KEEP_ALIVE)}
+METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in (*_ALL, *_STEPPED, KEEP_ALIVE)}
 """By number on the ZeroMQ door."""
 STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for method in _STREAMS}
 """Streaming RPCs by gRPC path."""
@@ -233,6 +248,11 @@ STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: metho
 """By number on the ZeroMQ door."""
 WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]
 KEEP_ALIVE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.Lease/LeaseKeepAlive"]
+OBSERVE: Final = STREAM_METHODS[b"/v3electionpb.Election/Observe"]
+STEPPED: Final[dict[int, StreamMethod]] = {
+    method.number: StreamMethod(method.number, method.service, method.name) for method in _STEPPED
+}
+"""The streams behind unary methods that take steps, by the method's number; no door names them as streams."""
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
 OWN_CALL: Final = 0
 """The number of what a node asks itself, for its health pages: a learner answers that too."""

@@ -74,7 +74,7 @@ class StreamHandler(Protocol):
 class Stream:
     """What a service says to one client."""
 
-    __slots__ = ("_table", "call_id", "handler", "head", "held_bytes", "outbox", "outbox_bytes", "outcome")
+    __slots__ = ("_table", "call_id", "handler", "head", "held_bytes", "outbox", "outbox_bytes", "outcome", "stepped")
 
     def __init__(self, table: "StreamTable", call_id: int, head: StreamHead) -> None:
         self.call_id = call_id
@@ -87,6 +87,8 @@ class Stream:
         """What the door has taken and the client has not."""
         self.outcome: ErrorCode | None = None
         """How the stream ends, once it does."""
+        self.stepped = False
+        """Whether the core takes what it says, to answer a unary call with it, and no door."""
         self._table = table
 
     def send(self, *pieces: bytes) -> None:
@@ -97,7 +99,7 @@ class Stream:
         for piece in pieces:
             size += len(piece)
         if not self.outbox:
-            self._table.dirty.append(self)
+            self._table.list_of(self).append(self)
         self.outbox.append(pieces)
         self.outbox_bytes += size
         self._table.unsent_bytes += size
@@ -135,11 +137,13 @@ Opener = Callable[[Stream, Millis], StreamHandler]
 class StreamTable:
     """Every open stream of a gateway.
 
-    `dirty` are those with something for their door, `paused` those whose service waits for room.
+    `dirty` are those with something for their door, `stepped` those with something for the core, `paused` those whose
+    service waits for room.
     """
 
     def __init__(self, streams_max: int, election_timeout_ms: int) -> None:
         self.dirty: list[Stream] = []
+        self.stepped: list[Stream] = []
         self.paused: dict[int, None] = {}
         self.unsent_bytes = 0
         self.barred: ErrorCode | None = None
@@ -162,9 +166,14 @@ class StreamTable:
 
     # --- the doors' side ---------------------------------------------------------------------------
 
-    def open(self, call_id: int, method: StreamMethod, head: StreamHead, now: Millis) -> None:
-        """Open a stream; whatever comes of it, its end included, is told through `dirty`."""
+    def list_of(self, stream: Stream) -> list[Stream]:
+        """Return where a stream that has something to say is listed."""
+        return self.stepped if stream.stepped else self.dirty
+
+    def open(self, call_id: int, method: StreamMethod, head: StreamHead, now: Millis, *, stepped: bool = False) -> None:
+        """Open a stream; whatever comes of it, its end included, is told through `dirty`, or through `stepped`."""
         stream = Stream(self, call_id, head)
+        stream.stepped = stepped
         opener = self._openers.get(method)
         refusal = None
         if opener is None:
@@ -268,7 +277,7 @@ class StreamTable:
     def end(self, stream: Stream, code: ErrorCode) -> None:
         """End a stream for its service, which hears nothing more."""
         if not stream.outbox:
-            self.dirty.append(stream)
+            self.list_of(stream).append(stream)
         stream.outcome = code
         self._need_leader.pop(stream.call_id, None)
         self.paused.pop(stream.call_id, None)
@@ -277,7 +286,7 @@ class StreamTable:
         """Assert the invariants."""
         unsent = sum(stream.unsent_bytes for stream in self._streams.values())
         assert unsent == self.unsent_bytes, f"{self.unsent_bytes} unsent bytes counted, {unsent} are"
-        listed = {id(stream) for stream in self.dirty}
+        listed = {id(stream) for stream in (*self.dirty, *self.stepped)}
         for stream in self._streams.values():
             waits = bool(stream.outbox) or stream.outcome is not None
             assert not waits or id(stream) in listed, f"stream {stream.call_id} has something nobody will take"

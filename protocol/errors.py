@@ -101,6 +101,10 @@ class ErrorCode(IntEnum):
     NO_PASSWORD_USER = 77
     PASSWORD_TOO_LONG = 78
     TOKENS_VERIFIED_ONLY = 79
+    SESSION_EXPIRED = 110
+    NOT_ELECTED = 111
+    NOBODY_ELECTED = 112
+    LEADER_KEY_MISSING = 113
 
 
 ANSWERED_LATER: Final = ErrorCode.PENDING
@@ -217,6 +221,11 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
     ),
     ErrorCode.PASSWORD_TOO_LONG: WireError(_G.UNKNOWN, "bcrypt: password length exceeds 72 bytes"),
     ErrorCode.TOKENS_VERIFIED_ONLY: WireError(_G.UNKNOWN, "auth: token signing attempted with verify-only key"),
+    # Of the lock and election services; etcd gives these no code, and gRPC makes that Unknown.
+    ErrorCode.SESSION_EXPIRED: WireError(_G.UNKNOWN, "mutex: session is expired"),
+    ErrorCode.NOT_ELECTED: WireError(_G.UNKNOWN, "election: not leader"),
+    ErrorCode.NOBODY_ELECTED: WireError(_G.UNKNOWN, "election: no leader"),
+    ErrorCode.LEADER_KEY_MISSING: WireError(_G.UNKNOWN, '"leader" field must be provided'),
     # A batch that was applied before: its first answer is gone, so the outcome is unknown to the caller.
     ErrorCode.DUPLICATE_BATCH: WireError(
         _G.UNAVAILABLE, "etcdserver: request timed out", retryable=True, outcome_unknown=True

@@ -55,7 +55,7 @@ class SoloCore(GatewayCore):
         self._store = store
         self._feed = EventFeed()
         self._feed.attach(store)
-        self._held: list[Message] = []
+        self.held: list[Message] = []
         view = local.MemberView(
             member=identity.member, name=identity.name, peer_urls=(), client_urls=(), is_learner=False
         )
@@ -79,14 +79,25 @@ class SoloCore(GatewayCore):
         """Carry out what the turn asks for."""
         for effect in super().end_turn(now):
             assert isinstance(effect, Send)
-            self._held.append(effect.message)
+            self.held.append(effect.message)
         if not self.holding:
             self.carry_out(now)
+            self.answers += self._stepped.collect()
         return []
+
+    @property
+    def serving(self) -> bool:
+        """Whether what is asked for is carried out."""
+        return self.leader != 0 and not self.holding
+
+    @property
+    def waiting(self) -> bool:
+        """Whether something has been asked for since the last turn."""
+        return any(lane.queue for lane in self._lanes)
 
     def carry_out(self, now: Millis) -> None:
         """Do what was held."""
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         for message in held:
             if isinstance(message, local.ProposeBatch):
                 self._apply(message, now)

@@ -1,0 +1,30 @@
+"""Which flow serves which RPC.
+
+Owns the table of services that take several steps. Knows no step.
+"""
+
+from typing import Final
+
+from gateway.conversations import Conversations, Service, SteppedCalls
+from gateway.election_service import CAMPAIGN, LEADER, OBSERVE, PROCLAIM, RESIGN
+from gateway.lock_service import LOCK, UNLOCK
+from gateway.methods import OBSERVE as OBSERVE_STREAM
+from gateway.methods import STEPPED
+from gateway.streams import StreamTable
+
+_SERVICES: Final[dict[str, Service]] = {
+    "Lock": LOCK,
+    "Unlock": UNLOCK,
+    "Campaign": CAMPAIGN,
+    "Proclaim": PROCLAIM,
+    "Leader": LEADER,
+    "Resign": RESIGN,
+}
+
+
+def serve_services(streams: StreamTable, conversations: Conversations) -> SteppedCalls:
+    """Have `streams` serve every RPC that takes steps; return the door of those that are unary."""
+    for method in STEPPED.values():
+        streams.serve(method, conversations.opener(_SERVICES[method.name]))
+    streams.serve(OBSERVE_STREAM, conversations.opener(OBSERVE))
+    return SteppedCalls(streams, STEPPED)
