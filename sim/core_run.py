@@ -7,6 +7,7 @@ the number of steps alone.
 import hashlib
 from typing import Final
 
+from protocol.errors import InvariantViolation
 from sim.core_mix import CoreMix
 from sim.run import Report
 from sim.trouble import SimulationFailed
@@ -30,7 +31,7 @@ def run_core_seed(seed: int, *, steps: int = STEPS, mix: CoreMix | None = None) 
     try:
         mix.run(steps)
         _check_histories(mix)
-    except AssertionError as error:
+    except (AssertionError, InvariantViolation) as error:
         report.failure = SimulationFailed("core safety", str(error))
     members = cluster.members.values()
     report.virtual_us = (cluster.now - began) * 1000

@@ -7,6 +7,8 @@ from outside, except for their logs. Invariant: it raises `AssertionError` at th
 from typing import TYPE_CHECKING
 
 from protocol.types import Entry, Index, LogPosition, MemberId, Term
+from raft import membership
+from raft.configuration import Configuration
 from raft.quorum import VoteResult, vote_result
 from raft.transitions import Role
 
@@ -27,6 +29,8 @@ class CoreSafety:
         self._terms: dict[tuple[MemberId, int], Term] = {}
         self._votes: dict[tuple[MemberId, Term], MemberId] = {}
         self._read_floor: dict[tuple[MemberId, int], int] = {}
+        self._memberships: dict[int, Configuration] = {}
+        self._membership_checked_to: dict[tuple[MemberId, int], int] = {}
         self._checked_to: dict[tuple[MemberId, int], LogPosition] = {}
 
     def on_turn(self, member: "CoreMember") -> None:
@@ -45,7 +49,19 @@ class CoreSafety:
             assert first == member.member, f"term {core.term} has leaders {first} and {member.member}"
             self._check_completeness(member)
         self._check_matching(member)
+        self._check_membership(member)
         self._check_reads(member)
+
+    def _check_membership(self, member: "CoreMember") -> None:
+        """Whoever has committed the same has the same membership there, whether from the log or from a snapshot."""
+        core = member.core
+        life = (member.member, member.lives)
+        if self._membership_checked_to.get(life) == core.commit:
+            return
+        self._membership_checked_to[life] = core.commit
+        current = membership.configuration_at(core, core.commit)
+        first = self._memberships.setdefault(core.commit, current)
+        assert first == current, f"{member.member} has {current} at {core.commit}, others had {first}"
 
     def _check_completeness(self, member: "CoreMember") -> None:
         """Leader completeness: a leader holds what was committed in earlier terms (thesis, section 3.6.3)."""
@@ -88,14 +104,15 @@ class CoreSafety:
     def _check_majority(self, entry: Entry) -> None:
         """A majority holds the entry, of both halves where it is joint, in some configuration that is in force.
 
-        Which one the leader counted in is its own affair: the newest of its log, which not everybody has yet.
+        Which one the leader counted in is its own affair: the newest of its log, which not everybody has yet, and
+        which another may have followed once it was committed, before the entry is handed over.
         """
         holders = {each.member: True for each in self.cluster.members.values() if each.disk.holds(entry.position)}
         configurations = [
             configuration
             for each in self.cluster.members.values()
             for index, configuration in each.core.configurations
-            if index <= entry.index or index == each.core.configurations[-1][0]
+            if index <= max(entry.index, each.core.commit) or index == each.core.configurations[-1][0]
         ]
         carried = any(vote_result(each.voters, each.outgoing, holders) is VoteResult.WON for each in configurations)
         assert carried, f"{entry.position} is committed on {sorted(holders)} alone"

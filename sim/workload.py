@@ -168,7 +168,11 @@ class Workload:
             return Request("txn", txn, txn.SerializeToString(), writes=False, serializable=serializable)
         value = self._unique()
         txn.success.append(RequestOp(request_put=PutRequest(key=key, value=value, prev_kv=rng.random() < 0.3)))
-        txn.success.append(RequestOp(request_range=RangeRequest(key=PREFIX, range_end=PREFIX_END)))
+        listing = RangeRequest(key=PREFIX, range_end=PREFIX_END)
+        if rng.random() < 0.2:
+            # Compacted here and not there, or not there yet: the whole txn must be refused, by every member.
+            listing.revision = max(1, seen.revision - rng.randrange(-2, 12))
+        txn.success.append(RequestOp(request_range=listing))
         other = self._key()
         if other != key:
             txn.success.append(RequestOp(request_delete_range=DeleteRangeRequest(key=other, prev_kv=True)))
