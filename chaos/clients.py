@@ -6,13 +6,15 @@ Invariant: no call leaves without a record, and a record's outcome is written on
 
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
 from google.protobuf.message import Message
 
 from chaos.doors import CALL_TIMEOUT_S, CallFailed, Door
 from chaos.history import History, Record
+from chaos.watching import WatchStream
+from protocol.wire import rpc_pb2 as rpc
 
 PAUSE_AFTER_FAILURE_S: Final = 0.2
 """Without it a partition would fill the history with calls that say nothing."""
@@ -61,6 +63,28 @@ class ChaosClient:
         record = self.record(workload, request, CALL_TIMEOUT_S, **note)
         assert record.response is None or isinstance(record.response, answer), f"{record} is no {answer.__name__}"
         return record.response
+
+    def watch(self, request: rpc.WatchCreateRequest) -> WatchStream:
+        """Begin to watch through this client's door.
+
+        Raises:
+            CallFailed: nobody began to in time; a pause has followed.
+        """
+        try:
+            return self._door.watch(request)
+        except CallFailed:
+            self._stopping.wait(PAUSE_AFTER_FAILURE_S)
+            raise
+
+    def heard(
+        self, workload: str, request: rpc.WatchCreateRequest, responses: Sequence[rpc.WatchResponse], **note: object
+    ) -> None:
+        """Record what a watcher was told just now."""
+        record = self._history.invoke(
+            self.name, self._door.name, workload, request, {**note, "responses": list(responses)}
+        )
+        newest = max(response.header.revision for response in responses)
+        self._history.answered(record, rpc.WatchResponse(header=rpc.ResponseHeader(revision=newest)))
 
     def close(self) -> None:
         """Let go of the door."""

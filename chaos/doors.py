@@ -16,7 +16,9 @@ from actd.calls import Call
 from actd.errors import ActdError, ClientClosed
 from chaos.history import Outcome
 from chaos.requests import KINDS, kind_of
+from chaos.watching import GrpcWatch, WatchStream, ZmqWatch
 from protocol.errors import WIRE_ERRORS
+from protocol.wire import rpc_pb2 as rpc
 
 CALL_TIMEOUT_S: Final = 2.0
 _ZMQ_METHODS: Final = {"range": 2, "put": 1, "delete": 3, "txn": 4, "compact": 5}
@@ -57,6 +59,14 @@ class Door(Protocol):
         """
         ...
 
+    def watch(self, request: rpc.WatchCreateRequest) -> WatchStream:
+        """Begin to watch.
+
+        Raises:
+            CallFailed: nobody began to in time.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of connections."""
         ...
@@ -72,6 +82,7 @@ class GrpcDoor:
         self._position = 0
         self._channel: grpc.Channel | None = None
         self._methods: dict[str, Callable[..., Any]] = {}
+        self._watched = False
 
     def call(self, request: Message, timeout_s: float = CALL_TIMEOUT_S) -> Message:
         """See `Door.call`."""
@@ -83,6 +94,14 @@ class GrpcDoor:
             if failure.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
                 self._go_on()
             raise CallFailed(_outcome(failure.code(), text), f"{failure.code().name}: {text}") from error
+
+    def watch(self, request: rpc.WatchCreateRequest) -> WatchStream:
+        """See `Door.watch`; the stream itself says when the node is none."""
+        if self._watched:
+            # The last stream has ended, perhaps because its node did.
+            self._go_on()
+        self._watched = True
+        return GrpcWatch(self._endpoints[self._position], request)
 
     def _method(self, kind: str) -> Callable[..., Any]:
         method = self._methods.get(kind)
@@ -142,6 +161,13 @@ class ZmqDoor:
         except ActdError as error:
             outcome: Outcome = "unknown" if error.outcome_unknown else "failed"
             raise CallFailed(outcome, f"{type(error).__name__}: {error}") from error
+
+    def watch(self, request: rpc.WatchCreateRequest) -> WatchStream:
+        """See `Door.watch`."""
+        try:
+            return ZmqWatch(self._client, request, CALL_TIMEOUT_S)
+        except ActdError as error:
+            raise CallFailed("failed", f"{type(error).__name__}: {error}") from error
 
     def close(self) -> None:
         """Let go of the socket."""

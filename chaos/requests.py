@@ -35,6 +35,7 @@ _KIND_OF: Final[dict[type[Message], str]] = {
     rpc.CompactionRequest: "compact",
     rpc.StatusRequest: "status",
     rpc.HashKVRequest: "hash",
+    rpc.WatchCreateRequest: "watch",
 }
 
 

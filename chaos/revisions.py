@@ -15,13 +15,15 @@ from protocol.wire import mvcc_pb2 as mvcc
 from protocol.wire import rpc_pb2 as rpc
 
 NAME: Final = "revisions"
+NO_PART: Final = ("compact", "status", "hash", "watch")
+"""Calls that show no state of the store, or one of any time."""
 
 
 class RevisionChecker:
     """Holds one history against the order its revisions claim."""
 
     def __init__(self, records: Sequence[Record]) -> None:
-        self._records = [record for record in records if record.kind not in ("compact", "status", "hash")]
+        self._records = [record for record in records if record.kind not in NO_PART]
         self._answered = [record for record in self._records if record.ok]
         self._by_key: dict[bytes, list[Write]] = {}
         self._perhaps_written: dict[bytes, list[Record]] = {}

@@ -65,6 +65,12 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("broken-disk", ("fsync-error", "disk-full")),
         Scenario("full-disk", ("file-system-full",), small_disks=True),
         Scenario("clock-jumps", ("clock-jump",), fault_s=(0.5, 1.0)),
+        Scenario(
+            "watchers",
+            ("kill-gateway", "kill-applier", "kill-node", "pause-gateway", "halves"),
+            workloads=("watch", "objects"),
+            at_once=2,
+        ),
         Scenario("broken-transfer", ("broken-transfer",), fault_s=(3.0, 5.0)),
         Scenario("kill-in-partition", ("leader-alone", "kill-node", "kill-raft", "halves"), at_once=2),
         Scenario("bad-day", ("delay", "pause-node", "kill-wal", "fsync-delay", "one-way", "clock-jump"), at_once=3),

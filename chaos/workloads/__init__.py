@@ -11,6 +11,7 @@ from chaos.workloads.objects import ObjectsWorkload
 from chaos.workloads.pages import PagesWorkload
 from chaos.workloads.register import RegisterWorkload
 from chaos.workloads.ring import RingWorkload
+from chaos.workloads.watching import WatchWorkload
 
 WORKLOADS: Final[dict[str, Callable[[], Workload]]] = {
     "register": RegisterWorkload,
@@ -20,5 +21,6 @@ WORKLOADS: Final[dict[str, Callable[[], Workload]]] = {
     "bank": BankWorkload,
     "pages": PagesWorkload,
     "objects": ObjectsWorkload,
+    "watch": WatchWorkload,
 }
 """Every workload by its name."""

@@ -87,7 +87,7 @@ class _RashGateway(GatewayCore):
 
     def _give_up_proposals(self, code: ErrorCode) -> None:
         for sequence in [sequence for sequence in self._commands.inflight if sequence not in self._refused]:
-            self._requeue(self._commands, sequence, None)
+            self.requeue(self._commands, sequence, None)
 
 
 @planted(

@@ -13,7 +13,7 @@ from actors.wal import WalActor
 from protocol import local
 from protocol.identity import NodeIdentity
 from protocol.local import LogRecovered, SpawnRequested
-from protocol.types import NOBODY, MemberId
+from protocol.types import NOBODY, HardState, MemberId, Millis
 from raft.core import Raft
 from raft.durability import DurabilityGate
 from raft.log import Log
@@ -78,12 +78,12 @@ class _HastyWal(WalActor):
         super().__init__(*arguments)
         self._owed: list[local.PersistEntries] = []
 
-    def _write_pending(self) -> list[Effect]:
+    def _write_pending(self, now: Millis) -> list[Effect]:
         pending, self._pending = self._pending, self._owed
         self._owed = pending
-        super()._write_pending()
+        super()._write_pending(now)
         self._pending = [message.model_copy(update={"hard_state": None, "entries": ()}) for message in pending]
-        return super()._write_pending()
+        return super()._write_pending(now)
 
 
 class _AcknowledgesFirst(ProductionParts):
@@ -162,8 +162,8 @@ def never_persists_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever restarts within an election votes again."""
     honest = DurabilityGate._write
 
-    def write(gate: DurabilityGate, state: Any, entries: Any, last: Any, now: Any) -> Any:
-        return honest(gate, None if state is None else state._replace(voted_for=NOBODY), entries, last, now)
+    def write(gate: DurabilityGate, state: HardState | None, *rest: Any) -> Any:
+        return honest(gate, None if state is None else state._replace(voted_for=NOBODY), *rest)
 
     monkeypatch.setattr(DurabilityGate, "_write", write)
 

@@ -9,6 +9,7 @@ from chaos.judge import linearizability
 from chaos.requests import delete, get, if_revision, if_value, put, scan, txn
 from chaos.revisions import RevisionChecker
 from chaos.workloads import WORKLOADS
+from protocol.wire import mvcc_pb2 as mvcc
 from protocol.wire import rpc_pb2 as rpc
 
 
@@ -194,6 +195,7 @@ GOOD: dict[str, Callable[[], MadeUp]] = {
     "bank": lambda: bank(100, 100, 100, 100, 100, 100),
     "pages": lambda: pages("pages/2"),
     "objects": lambda: objects(0, 2, 0, delete_second=True),
+    "watch": lambda: watched(TOLD, TOLD[:1], ()),
 }
 BAD: list[tuple[str, Callable[[], MadeUp], str]] = [
     ("register", lambda: register(between=True), "swapped what was no longer there"),
@@ -245,3 +247,66 @@ def test_a_list_that_lost_its_end() -> None:
     made = appended("a", "a b")
     made.call(get("append/0"), listing(9, pair("append/0", "a", 2)), final=True)
     assert "ends at revision 2" in faults("append", made)
+
+
+# --- watchers --------------------------------------------------------------------------------------
+
+
+def event(key: str, value: str | None, revision: int, previous: mvcc.KeyValue | None = None) -> mvcc.Event:
+    """A put of a key that was written once before at most, or its deletion."""
+    if value is None:
+        return mvcc.Event(
+            type=mvcc.Event.DELETE, kv=mvcc.KeyValue(key=key.encode(), mod_revision=revision), prev_kv=previous
+        )
+    return mvcc.Event(kv=pair(key, value, revision), prev_kv=previous)
+
+
+def told(*events: mvcc.Event, revision: int = 9) -> rpc.WatchResponse:
+    """A response."""
+    return rpc.WatchResponse(header=rpc.ResponseHeader(revision=revision), events=events)
+
+
+A2, B3, A4 = pair("watch/a", "1", 2), pair("watch/b", "1", 3), pair("watch/a", "2", 4)
+PUT_A2, PUT_B3 = event("watch/a", "1", 2), event("watch/b", "1", 3)
+PUT_A4, DELETE_B4 = event("watch/a", "2", 4, A2), event("watch/b", None, 4, B3)
+TOLD = (told(PUT_A2), told(PUT_B3), told(PUT_A4, DELETE_B4))
+
+
+def watched(*listeners: tuple[rpc.WatchResponse, ...], behind: tuple[str, ...] = ()) -> MadeUp:
+    """Two puts, a txn of unknown fate, and what watchers from revision 2 on were told."""
+    made = MadeUp("watch")
+    made.call(put("watch/a", "1"), put_answer(2))
+    made.call(put("watch/b", "1"), put_answer(3))
+    made.call(txn([], [put("watch/a", "2"), delete("watch/b")]), None, "unknown")
+    for number, responses in enumerate(listeners):
+        request = rpc.WatchCreateRequest(key=b"watch/")
+        note = {"listener": f"w{number}", "start": 2, "whole": True, "responses": list(responses)}
+        made.call(request, rpc.WatchResponse(), "ok", **note)
+    made.call(put("watch/end", "x"), put_answer(5), final=True, behind=list(behind))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("fault", "responses"),
+    [
+        ("was not told of [(2, b'watch/a')]", TOLD[1:]),
+        ("was not told of [(3, b'watch/b')]", (TOLD[0], TOLD[2])),
+        ("was not told of [(4, b'watch/b')]", (*TOLD[:2], told(PUT_A4))),
+        ("twice", (TOLD[0], *TOLD)),
+        ("after revision 3", (TOLD[1], TOLD[0])),
+        ("in two responses", (*TOLD[:2], told(PUT_A4), told(DELETE_B4))),
+        ("after progress to 3", (TOLD[0], told(revision=3), *TOLD[1:])),
+        ("which nobody did", (told(event("watch/a", "9", 6)),)),
+        ("acknowledged was b'1'", (told(event("watch/a", "9", 2)),)),
+        ("prev_kv", (*TOLD[:2], told(event("watch/a", "2", 4), DELETE_B4))),
+        ("prev_kv", (*TOLD[:2], told(event("watch/a", "2", 4, B3), DELETE_B4))),
+    ],
+)
+def test_a_watcher_that_is_told_wrong(fault: str, responses: tuple[rpc.WatchResponse, ...]) -> None:
+    """Each promise of watches that is broken is told."""
+    assert fault in faults("watch", watched(TOLD, responses))
+
+
+def test_a_watcher_that_never_hears_the_last_write() -> None:
+    """At rest a watcher comes to the end."""
+    assert "had not heard" in faults("watch", watched(TOLD, behind=("w0",)))
