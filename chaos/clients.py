@@ -64,6 +64,14 @@ class ChaosClient:
         assert record.response is None or isinstance(record.response, answer), f"{record} is no {answer.__name__}"
         return record.response
 
+    def may_happen(self, workload: str, request: Message) -> Record:
+        """Record that from now on something may happen once that nobody has asked for."""
+        return self._history.invoke(self.name, self._door.name, workload, request, {})
+
+    def has_happened(self, record: Record, response: Message) -> None:
+        """Record that it has, and that this is what it would have been answered."""
+        self._history.answered(record, response)
+
     def watch(self, request: rpc.WatchCreateRequest) -> WatchStream:
         """Begin to watch through this client's door.
 

@@ -21,7 +21,12 @@ from protocol.errors import WIRE_ERRORS
 from protocol.wire import rpc_pb2 as rpc
 
 CALL_TIMEOUT_S: Final = 2.0
-_ZMQ_METHODS: Final = {"range": 2, "put": 1, "delete": 3, "txn": 4, "compact": 5}
+_ZMQ_METHODS: Final = {"range": 2, "put": 1, "delete": 3, "txn": 4, "compact": 5} | {
+    "lease_grant": 9,
+    "lease_revoke": 10,
+    "lease_keep_alive": 11,
+    "lease_time_to_live": 12,
+}
 _UNKNOWN_BY_TEXT: Final = {error.text: error.outcome_unknown for error in WIRE_ERRORS.values()}
 _NEVER_SENT: Final = "failed to connect to all addresses"
 """grpcio says so when it had no connection to send the call on."""
@@ -115,9 +120,14 @@ class GrpcDoor:
                 ]
                 self._channel = grpc.insecure_channel(self._endpoints[self._position], options=options)
             path, answer = KINDS[kind]
-            method = self._channel.unary_unary(
-                path, request_serializer=lambda each: each.SerializeToString(), response_deserializer=answer.FromString
-            )
+            forms: dict[str, Callable[..., Any]] = {
+                "request_serializer": lambda each: each.SerializeToString(),
+                "response_deserializer": answer.FromString,
+            }
+            if kind == "lease_keep_alive":
+                method = _one_by_one(self._channel.stream_stream(path, **forms))
+            else:
+                method = self._channel.unary_unary(path, **forms)
             self._methods[kind] = method
         return method
 
@@ -132,6 +142,17 @@ class GrpcDoor:
         if self._channel is not None:
             self._channel.close()
             self._channel = None
+
+
+def _one_by_one(stream: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a call of a stream with one request and one answer."""
+
+    def call(request: Message, timeout: float) -> Message:
+        for answer in stream(iter((request,)), timeout=timeout):
+            return cast("Message", answer)
+        raise CallFailed("unknown", "the stream ended without an answer")
+
+    return call
 
 
 def _outcome(code: grpc.StatusCode, text: str) -> Outcome:
@@ -152,7 +173,7 @@ class ZmqDoor:
     def call(self, request: Message, timeout_s: float = CALL_TIMEOUT_S) -> Message:
         """See `Door.call`."""
         kind = kind_of(request)
-        reads = kind == "range"
+        reads = kind in ("range", "lease_keep_alive", "lease_time_to_live")
         call = Call(_ZMQ_METHODS[kind], request.SerializeToString(), KINDS[kind][1].FromString, reads)
         try:
             return self._client.submit(call, timeout_s).result()

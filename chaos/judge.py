@@ -3,30 +3,34 @@
 Pure. Owns how a record becomes an operation. Calls that are no part of the KV model (status, hashes) are left out.
 """
 
+from collections.abc import Iterator
+
 from chaos.history import FOREVER_US, History, Record
 from checker.history import History as CheckerHistory
 from checker.history import Operation, Outcome, code_of
-from checker.items import problem_of
+from checker.judge import Judgement, judge
 from checker.plain import CALLS, plain_of
-from checker.search import Answer, decide
+from protocol.errors import ErrorCode
+from protocol.wire import rpc_pb2 as rpc
 
 
 def checker_history(history: History) -> CheckerHistory:
     """Return every call of the KV model, in the order of invocation."""
-    return CheckerHistory([operation(record) for record in history.records if type(record.request) in CALLS])
+    operations = [operation(record) for record in history.records if type(record.request) in CALLS]
+    # The model knows no end of a lease: a put that came too late for its lease has simply not happened.
+    done = [each for each in operations if each.error != ErrorCode.LEASE_NOT_FOUND.name]
+    return CheckerHistory(done, leases=frozenset(_leases(history)))
 
 
-def linearizability(history: History) -> list[str]:
-    """Return why the whole history is not linearizable, in one text; nothing if it is. Giving up is a failure."""
-    verdict = decide(problem_of(checker_history(history)))
-    if verdict.answer is Answer.LINEARIZABLE:
-        return []
-    lines = [f"{verdict.answer} after {verdict.steps} steps"]
-    if verdict.trouble is not None:
-        lines.append(verdict.trouble.text)
-        lines += [f"{item.call} {item.request} at {item.invoked} us" for item in verdict.trouble.items]
-        lines += [f"expected {verdict.trouble.expected}"] if verdict.trouble.expected is not None else []
-    return ["linearizability: " + "; ".join(lines)]
+def _leases(history: History) -> Iterator[int]:
+    for record in history.records:
+        if isinstance(record.request, rpc.LeaseGrantRequest):
+            yield record.request.ID
+
+
+def linearizability(history: History) -> Judgement:
+    """Return the judgement of the whole history: its order, or the shortest contradiction. Giving up is a failure."""
+    return judge(checker_history(history))
 
 
 def operation(record: Record) -> Operation:

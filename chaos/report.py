@@ -11,12 +11,15 @@ from typing import Any, Final
 from chaos.history import FOREVER_US, Record
 from chaos.judge import checker_history
 from chaos.run import Event, Verdict
+from checker.drawing import draw
 from checker.history import write_history
 
 HISTORY: Final = "history.jsonl"
 FAULTS: Final = "faults.jsonl"
 VERDICT: Final = "verdict.json"
 PLOT: Final = "plot.png"
+DRAWING: Final = "history.html"
+"""The history as lanes and bars, around the contradiction if there is one."""
 LOGS: Final = "logs"
 
 
@@ -34,6 +37,8 @@ def write(verdict: Verdict, directory: Path) -> None:
     for name, text in verdict.logs.items():
         (directory / LOGS / name).write_text(text)
     plot(verdict, directory / PLOT)
+    if verdict.judgement is not None:
+        (directory / DRAWING).write_text(draw(verdict.judgement), encoding="utf-8")
 
 
 def summary(verdict: Verdict) -> dict[str, Any]:
@@ -52,6 +57,7 @@ def summary(verdict: Verdict) -> dict[str, Any]:
         "outcomes": dict(sorted(verdict.outcomes().items())),
         "workloads": dict(sorted(Counter(record.workload for record in verdict.history.records).items())),
         "faults": dict(sorted(verdict.faults.items())),
+        "linearizability": verdict.judgement.text().splitlines()[0] if verdict.judgement is not None else "not judged",
         "host_stood_still_s": [round(length, 2) for _, length in verdict.standstills],
     }
 

@@ -18,6 +18,10 @@ KINDS: Final[dict[str, tuple[str, type[Message]]]] = {
     "compact": ("/etcdserverpb.KV/Compact", rpc.CompactionResponse),
     "status": ("/etcdserverpb.Maintenance/Status", rpc.StatusResponse),
     "hash": ("/etcdserverpb.Maintenance/HashKV", rpc.HashKVResponse),
+    "lease_grant": ("/etcdserverpb.Lease/LeaseGrant", rpc.LeaseGrantResponse),
+    "lease_revoke": ("/etcdserverpb.Lease/LeaseRevoke", rpc.LeaseRevokeResponse),
+    "lease_keep_alive": ("/etcdserverpb.Lease/LeaseKeepAlive", rpc.LeaseKeepAliveResponse),
+    "lease_time_to_live": ("/etcdserverpb.Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse),
 }
 """Per kind of call: the gRPC method and the answer's type."""
 
@@ -36,6 +40,10 @@ _KIND_OF: Final[dict[type[Message], str]] = {
     rpc.StatusRequest: "status",
     rpc.HashKVRequest: "hash",
     rpc.WatchCreateRequest: "watch",
+    rpc.LeaseGrantRequest: "lease_grant",
+    rpc.LeaseRevokeRequest: "lease_revoke",
+    rpc.LeaseKeepAliveRequest: "lease_keep_alive",
+    rpc.LeaseTimeToLiveRequest: "lease_time_to_live",
 }
 
 

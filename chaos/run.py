@@ -28,6 +28,7 @@ from chaos.scenarios import Scenario, Strike, plan
 from chaos.targets import Target, await_leader, make_target
 from chaos.workloads import WORKLOADS
 from chaos.workloads.base import Workload
+from checker.judge import Judgement
 from protocol.wire import rpc_pb2 as rpc
 
 START_S: Final = 60.0
@@ -85,6 +86,8 @@ class Verdict:
     standstills: list[tuple[float, float]] = field(default_factory=list)
     logs: dict[str, str] = field(default_factory=dict)
     faults: Counter[str] = field(default_factory=Counter)
+    judgement: Judgement | None = None
+    """What the search for a linearization found."""
 
     @property
     def ok(self) -> bool:
@@ -152,7 +155,8 @@ class _Run:
             for workload in self._workloads:
                 workload.prepare(clients[0])
             threads = [threading.Thread(target=self._work, args=(client,)) for client in clients]
-            threads.append(threading.Thread(target=self._compact))
+            if self._settings.scenario.compacts:
+                threads.append(threading.Thread(target=self._compact))
             for thread in threads:
                 thread.start()
             try:
@@ -169,7 +173,9 @@ class _Run:
         for workload in self._workloads:
             verdict.safety += workload.check(list(self._history.of(workload.name)))
         verdict.safety += RevisionChecker(self._history.records).check()
-        verdict.safety += linearizability(self._history)
+        verdict.judgement = linearizability(self._history)
+        if not verdict.judgement.passed:
+            verdict.safety.append(f"linearizability: {verdict.judgement.text()}")
         verdict.safety += self._crashes
         good = sum(record.ok for record in self._history.records)
         if good < OK_CALLS_MIN:

@@ -6,6 +6,7 @@ from typing import Final
 from chaos.workloads.append import AppendWorkload
 from chaos.workloads.bank import BankWorkload
 from chaos.workloads.base import Workload
+from chaos.workloads.leases import LeaseWorkload
 from chaos.workloads.membership import SetWorkload
 from chaos.workloads.objects import ObjectsWorkload
 from chaos.workloads.pages import PagesWorkload
@@ -22,5 +23,6 @@ WORKLOADS: Final[dict[str, Callable[[], Workload]]] = {
     "pages": PagesWorkload,
     "objects": ObjectsWorkload,
     "watch": WatchWorkload,
+    "leases": LeaseWorkload,
 }
 """Every workload by its name."""

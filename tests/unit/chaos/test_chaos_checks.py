@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import pytest
+from google.protobuf.message import Message
 from histories import MadeUp, listing, pair, put_answer, txn_answer
 
 from chaos.judge import linearizability
@@ -104,11 +105,14 @@ def test_the_search_judges_the_whole_history() -> None:
     made = MadeUp("x")
     made.call(put("a", "1"), put_answer(2))
     made.call(txn([if_value("a", "1")], [put("a", "2")]), txn_answer(3, put_answer(3)))
-    assert linearizability(made.history) == []
+    assert linearizability(made.history).passed
     made.call(txn([if_value("a", "1")], [put("a", "3")]), txn_answer(4, put_answer(4)))
     assert revision_faults(made) == ""
-    (told,) = linearizability(made.history)
-    assert "not linearizable" in told
+    judgement = linearizability(made.history)
+    assert not judgement.passed
+    assert judgement.contradiction is not None
+    assert len(judgement.contradiction.numbers) <= 3, "the shortest contradiction is told"
+    assert "not linearizable" in judgement.text()
 
 
 # --- workloads -------------------------------------------------------------------------------------
@@ -196,6 +200,7 @@ GOOD: dict[str, Callable[[], MadeUp]] = {
     "pages": lambda: pages("pages/2"),
     "objects": lambda: objects(0, 2, 0, delete_second=True),
     "watch": lambda: watched(TOLD, TOLD[:1], ()),
+    "leases": lambda: held(kept_at_s=4, looked_at_s=8),
 }
 BAD: list[tuple[str, Callable[[], MadeUp], str]] = [
     ("register", lambda: register(between=True), "swapped what was no longer there"),
@@ -213,6 +218,12 @@ BAD: list[tuple[str, Callable[[], MadeUp], str]] = [
     ("pages", lambda: pages("pages/2", count=3), "but the count is 3"),
     ("objects", lambda: objects(0, 2, 2), "overwritten unseen"),
     ("objects", lambda: objects(0, 0), "overwritten unseen"),
+    ("leases", lambda: held(looked_at_s=4, gone=True), "cut short by 9"),
+    ("leases", lambda: held(kept_at_s=4, looked_at_s=8, gone=True), "cut short by 9"),
+    ("leases", lambda: held(kept_at_s=4, told_ttl_s=0), "cut short by 9"),
+    ("leases", lambda: held(looked_at_s=6, gone=True, kept_at_s=7), "came back"),
+    ("leases", lambda: held(left=1), "1 leases were still there"),
+    ("leases", lambda: held(outlived=True), "outlived their leases"),
 ]
 
 
@@ -310,3 +321,36 @@ def test_a_watcher_that_is_told_wrong(fault: str, responses: tuple[rpc.WatchResp
 def test_a_watcher_that_never_hears_the_last_write() -> None:
     """At rest a watcher comes to the end."""
     assert "had not heard" in faults("watch", watched(TOLD, behind=("w0",)))
+
+
+# --- leases ----------------------------------------------------------------------------------------
+
+
+def held(
+    *,
+    kept_at_s: int = 0,
+    told_ttl_s: int = 5,
+    looked_at_s: int = 0,
+    gone: bool = False,
+    left: int = 0,
+    outlived: bool = False,
+) -> MadeUp:
+    """A lease of 5 s with one key, kept alive once perhaps, and looked at once perhaps."""
+    made = MadeUp("leases")
+    key = pair("leases/a", "held", 2)
+
+    def call(at_s: int, request: Message, response: Message) -> None:
+        record = made.call(request, response, "ok", lease=1)
+        record.invoked_us, record.returned_us = at_s * 1_000_000, at_s * 1_000_000 + 1000
+
+    call(0, rpc.LeaseGrantRequest(ID=1, TTL=5), rpc.LeaseGrantResponse(ID=1, TTL=5))
+    call(0, rpc.PutRequest(key=key.key, value=key.value, lease=1), put_answer(2))
+    keep = (rpc.LeaseKeepAliveRequest(ID=1), rpc.LeaseKeepAliveResponse(ID=1, TTL=told_ttl_s))
+    if kept_at_s and kept_at_s < (looked_at_s or 99):
+        call(kept_at_s, *keep)
+    if looked_at_s:
+        call(looked_at_s, get("leases/a"), listing(3) if gone else listing(2, key))
+    if looked_at_s and kept_at_s > looked_at_s:
+        call(kept_at_s, *keep)
+    made.call(scan("leases/"), listing(3, key) if outlived else listing(3), "ok", final=True, left=left)
+    return made
