@@ -29,6 +29,13 @@ class SendPeer:
 
 
 @dataclass(frozen=True, slots=True)
+class KnowPeers:
+    """From now on these are the members and the peer URLs they are dialled at."""
+
+    peers: dict[MemberId, str]
+
+
+@dataclass(frozen=True, slots=True)
 class RunInBackground:
     """Run `job` off the actor's thread; the message it returns is handed to this same actor later.
 
@@ -67,4 +74,4 @@ class Halt:
     fatal: bool = False
 
 
-Effect = Send | SendPeer | RunInBackground | SpawnHelper | Log | Halt
+Effect = Send | SendPeer | KnowPeers | RunInBackground | SpawnHelper | Log | Halt

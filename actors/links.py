@@ -10,7 +10,7 @@ read until it is empty, or says that it is `pending`.
 
 import random
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +21,7 @@ from actors.metrics import ActorMetrics
 from protocol.codec import MESSAGE_BYTES_MAX
 from protocol.errors import InvariantViolation, PeerFault, StartRefused
 from protocol.identity import NodeIdentity
-from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader, refusal
+from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader, from_stranger, refusal
 from protocol.types import Incarnation, MemberId
 
 RUN_DIR: Final = "run"
@@ -30,6 +30,8 @@ PEER_QUEUE_MESSAGES_MAX: Final = 256
 PEER_SILENCE_MS_MAX: Final = 5000
 """A connection on which nothing is acknowledged for so long is opened anew, instead of after TCP's own many minutes."""
 LINGER_ON_STOP_MS: Final = 500
+FORMER_MEMBERS_MAX: Final = 16
+"""Addresses kept of those that were removed."""
 PACKET_BYTES_MAX: Final = 2 * 1024 * 1024
 """Bodies of one turn share a packet up to about this size: whoever receives it copies it in one go."""
 RECEIVED_BYTES_PER_TURN_MAX: Final = 4 * 1024 * 1024
@@ -223,10 +225,13 @@ class PeerLinks:
         identity: NodeIdentity,
         addresses: dict[MemberId, str],
         metrics: ActorMetrics,
+        dial: Callable[[str], str] = str,
     ) -> None:
+        """With `dial` an address is made of the URLs that `know` is given."""
         self._context = context
         self._identity = identity
         self._addresses = addresses
+        self._dial = dial
         self._metrics = metrics
         self._sockets: dict[tuple[MemberId, bool], zmq.Socket[bytes]] = {}
         self._staged: dict[tuple[MemberId, bool, str], list[bytes]] = {}
@@ -288,9 +293,29 @@ class PeerLinks:
             self._sockets[(to, bulk)] = socket
         return socket
 
-    def connect_all(self) -> None:
+    def know(self, peers: dict[MemberId, str]) -> None:
+        """Dial these members at these URLs from now on.
+
+        Who is no longer a member keeps its address, so that it can be told so, until somebody else has that address.
+        """
+        addresses = {member: self._dial(url) for member, url in peers.items()}
+        taken = set(addresses.values())
+        gone = {
+            member: address
+            for member, address in self._addresses.items()
+            if member not in addresses and address not in taken
+        }
+        kept = dict(list(gone.items())[-FORMER_MEMBERS_MAX:])
+        for member, bulk in list(self._sockets):
+            if addresses.get(member) != self._addresses[member]:
+                # What was sent a moment ago, its removal for one, should still arrive.
+                self._sockets.pop((member, bulk)).close(linger=LINGER_ON_STOP_MS)
+        self._addresses = {**kept, **addresses}
+        self.connect_all(addresses)
+
+    def connect_all(self, members: Iterable[MemberId] | None = None) -> None:
         """Open every link ahead of its first use, so that the first election need not wait for it."""
-        for member in sorted(self._addresses):
+        for member in sorted(self._addresses if members is None else members):
             if member != self._identity.member:
                 self._socket(member, bulk=False)
                 self._socket(member, bulk=True)
@@ -370,6 +395,8 @@ class PeerDoor:
     def _examine(self, head: bytes) -> tuple[PeerHeader, str] | None:
         """Return what a head says; None if whoever sent it is refused."""
         header = PeerHeader.unpack(head)
+        if from_stranger(header):
+            return header, "actd_peer_join_questions_bytes_total"
         problem = refusal(header, self._identity.cluster, self._identity.member)
         if problem:
             self._metrics.count("actd_peer_refused_total")

@@ -8,14 +8,16 @@ import fcntl
 import json
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from actors.joining import Joined
 from actors.links import RUN_DIR
 from protocol.config import ClusterConfig
 from protocol.errors import StartRefused
 from protocol.identity import Founding, FoundingMember
-from protocol.types import ClusterId, Incarnation, MemberId, StoreId
+from protocol.types import NOBODY, ClusterId, Incarnation, MemberId, StoreId
 
 IDENTITY_FILE = "identity.json"
 LOCK_FILE = "lock"
@@ -24,16 +26,25 @@ LOCK_FILE = "lock"
 class NodeDirectory:
     """An open and locked data directory."""
 
-    def __init__(self, path: Path, config: ClusterConfig, name: str, founding: Founding | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        config: ClusterConfig,
+        name: str,
+        founding: Founding | None = None,
+        join: Callable[[], Joined] | None = None,
+    ) -> None:
         """With `founding`, that is what a new directory begins with, and one that has begun keeps its own (as etcd's
-        initial flags); without, the cluster file must go on saying what it said at first.
+        initial flags); without, the cluster file must go on saying what it said at first. With `join` a new directory
+        begins with what that tells, and one that has begun keeps its own.
         """
         self.path = path
         self.founding = founding or config.founding()
         """Of the cluster whose data this is, once open."""
-        self._keeps = founding is not None
+        self._keeps = founding is not None or join is not None
+        self._join = join
         self._name = name
-        self.member: MemberId = self.founding.member_id(name)
+        self.member: MemberId = NOBODY if join is not None else self.founding.member_id(name)
         self.store = StoreId(0)
         self._incarnation = 0
         self._lock: int | None = None
@@ -59,6 +70,9 @@ class NodeDirectory:
         if identity.exists():
             self._read(identity)
         else:
+            if self._join is not None:
+                joined = self._join()
+                self.founding, self.member = joined.founding, joined.member
             self.store = StoreId(secrets.randbits(62) | 1)
             self._write()
         self._clear_sockets()
@@ -101,6 +115,8 @@ class NodeDirectory:
                         "name": founder.name,
                         "peer_urls": founder.peer_urls,
                         "client_urls": founder.client_urls,
+                        "is_learner": founder.is_learner,
+                        "promised": founder.promised,
                     }
                     for founder in self.founding.founders
                 ],
@@ -152,5 +168,10 @@ class NodeDirectory:
 def _founder(entry: dict[str, Any]) -> FoundingMember:
     """Return a founder as the identity file tells of it."""
     return FoundingMember(
-        MemberId(int(entry["member"], 16)), entry["name"], tuple(entry["peer_urls"]), tuple(entry["client_urls"])
+        MemberId(int(entry["member"], 16)),
+        entry["name"],
+        tuple(entry["peer_urls"]),
+        tuple(entry["client_urls"]),
+        is_learner=bool(entry.get("is_learner", False)),
+        promised=bool(entry.get("promised", False)),
     )

@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import zmq
 
@@ -18,6 +19,7 @@ from actors.shell import Shell
 from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
 from protocol.identity import NodeIdentity
+from protocol.membership import dialled_url
 from protocol.types import Incarnation, MemberId
 
 GROUP: tuple[str, ...] = ("wal", "applier", "raft")
@@ -39,8 +41,16 @@ class ProcessContext:
     """What a helper was asked to do."""
 
     def peer_addresses(self) -> dict[MemberId, str]:
-        """Return where each member's peers connect."""
-        return {founder.member: parse_url(founder.peer_urls[0]).zmq_connect() for founder in self.identity.founders}
+        """Return where members are dialled until the log says more; of a helper, the one it was made for."""
+        urls = {founder.member: dialled_url(founder.peer_urls) for founder in self.identity.founders}
+        if "peer_url" in self.arguments:
+            other = cast("MemberId", self.arguments["to"] if "to" in self.arguments else self.arguments["sender"])
+            urls[other] = str(self.arguments["peer_url"])
+        return {member: self.dial(url) for member, url in urls.items() if url is not None}
+
+    def dial(self, peer_url: str) -> str:
+        """Return the address that a peer URL stands for."""
+        return parse_url(peer_url).zmq_connect()
 
 
 Role = Callable[[ProcessContext], int]
@@ -55,7 +65,7 @@ def run_shell(context: ProcessContext, actor: Actor, *, peers: bool, door: bool)
         links.connect(sibling, incarnation)
     peer_links = None
     if peers:
-        peer_links = PeerLinks(zmq_context, context.identity, context.peer_addresses(), actor.metrics)
+        peer_links = PeerLinks(zmq_context, context.identity, context.peer_addresses(), actor.metrics, context.dial)
         peer_links.connect_all()
     peer_door = None
     if door:

@@ -102,7 +102,7 @@ class RaftActor:
             else:
                 self._on_local_while_starting(message, now)
         except Corruption as error:
-            self._halt(Halt(str(error), failed=True, fatal=True))
+            self.halt(Halt(str(error), failed=True, fatal=True))
         return self._take_effects()
 
     def wake(self, now: Millis) -> list[Effect]:
@@ -115,7 +115,7 @@ class RaftActor:
         self.members.wake(core, now)
         self.snapshots.wake(now)
         if self._stopping_until is not None and now >= self._stopping_until:
-            self._halt(Halt("stopped"))
+            self.halt(Halt("stopped"))
         return self._take_effects()
 
     def end_turn(self, now: Millis) -> list[Effect]:
@@ -128,13 +128,14 @@ class RaftActor:
             membership.bind_store(core, core.member, self.identity.store)
         drained = core.end_turn(now)
         self._tell_gateway(core)
+        self.members.end_turn(core)
         if drained is not NOTHING_DRAINED:
             self._emit_drained(drained)
         if not self.snapshots.installing:
             self._emit_to_applier(core)
         self.snapshots.end_turn(core, now)
         if self._stopping_until is not None and core.leading is None:
-            self._halt(Halt("stopped"))
+            self.halt(Halt("stopped"))
         return self._take_effects()
 
     def measure(self) -> None:
@@ -170,7 +171,8 @@ class RaftActor:
         effects, self._effects = self._effects, []
         return effects
 
-    def _halt(self, halt: Halt) -> None:
+    def halt(self, halt: Halt) -> None:
+        """End this actor, once."""
         if not self._halted:
             self._halted = True
             self.emit(halt)
@@ -201,7 +203,7 @@ class RaftActor:
         elif isinstance(message, local.ActorStalled):
             self.health.on_stalled(None, message, now)
         elif isinstance(message, local.StopActor):
-            self._halt(Halt("stopped"))
+            self.halt(Halt("stopped"))
         else:
             self.members.refuse(message)
 
@@ -216,7 +218,7 @@ class RaftActor:
                 f"store and log do not belong together: the log holds {end.mark.index + 1}..{last}, the store has "
                 f"applied {opened.applied}; restore the node's whole data directory, or remove it and re-join"
             )
-            self._halt(Halt(reason, failed=True, fatal=True))
+            self.halt(Halt(reason, failed=True, fatal=True))
             return
         recovered = Recovered(end.mark, end.hard_state, entries, opened.applied)
         founding = founding_configuration(self.identity.founders)
@@ -236,7 +238,9 @@ class RaftActor:
 
     def _on_peer(self, message: Message, source: Source, now: Millis) -> None:
         core = self.core
-        if core is None or not self._store_trusted(core, source, now):
+        if core is None or self.members.refuse_removed(core, source.member):
+            return
+        if not self._store_trusted(core, source, now):
             return
         try:
             if isinstance(message, peer.PeerMessage):
@@ -245,6 +249,8 @@ class RaftActor:
                 self.snapshots.on_offer(core, source.member, message)
             elif isinstance(message, peer.PeerRefused):
                 self.emit(Log("error", "refused_by_peer", {"peer": f"{source.member:x}", "reason": message.reason}))
+                if message.removed:
+                    self.members.removed(core, now)
         except PeerFault as error:
             self.metrics.count("actd_peer_faults_total")
             self.emit(Log("warning", "peer_fault", {"peer": f"{source.member:x}", "reason": str(error)}))
@@ -329,7 +335,7 @@ class RaftActor:
         if core.leading is not None and transfer.start(core, NOBODY):
             self._stopping_until = Millis(now + self.config.election_timeout_ms)
         else:
-            self._halt(Halt("stopped"))
+            self.halt(Halt("stopped"))
 
     # --- the end of a turn -------------------------------------------------------------------------
 
@@ -414,6 +420,8 @@ class RaftActor:
         members = configuration.views()
         self.emit(Send("gateway", local.LeadershipChanged(term=core.term, leader=core.leader, members=members)))
         self.members.publish(core, core.now)
+        if core.member in configuration.removed:
+            self.members.removed(core, core.now)
 
     def _end_transfer(self, code: ErrorCode) -> None:
         if self._transfer_sequence is not None:

@@ -1,24 +1,29 @@
-"""The raft actor's desk for the member table: asks and answers of the gateway, and what this node says of itself.
+"""The raft actor's desk for the member table: asks and answers of the gateway, newcomers, who is dialled where, and the
+end of a member that was removed.
 
 Owns when a node publishes its name and client URLs: as soon as somebody leads and the table says something else.
-Knows no rule of membership; those are in `raft.member_rules`.
+Knows no rule of membership; those are in `raft.member_rules`. A member that was removed hears of it from its own log,
+or from any other it speaks to, and stops.
 Invariant: every `ChangeMembers` and `ListMembers` of a gateway is answered once, unless that gateway is gone.
 """
 
 from typing import TYPE_CHECKING, Final
 
-from actors.effects import Send
-from protocol import local
+from actors.effects import Halt, KnowPeers, Send, SendPeer
+from protocol import codec, local, peer
 from protocol.errors import ErrorCode
-from protocol.membership import ChangeKind, MemberChange
+from protocol.membership import ChangeKind, MemberChange, dialled_url
 from protocol.message import Message
-from protocol.types import NOBODY, Millis
+from protocol.types import NOBODY, MemberId, Millis
 from raft import membership
+from raft.configuration import Configuration
 from raft.core import Raft
 
 if TYPE_CHECKING:
     from actors.raft import RaftActor
 
+REFUSAL_INTERVAL_MS: Final = 1000
+"""A removed member is told so this often at most."""
 OWN_SEQUENCE: Final = -1
 """Under which this node asks for itself; a gateway's sequences begin above 0."""
 
@@ -29,12 +34,96 @@ class MemberDesk:
     def __init__(self, actor: "RaftActor") -> None:
         self._actor = actor
         self._publishing = False
-        self.deadline: Millis | None = None
+        self._publish_at: Millis | None = None
         """When to publish again what was refused."""
+        self.leave_at: Millis | None = None
+        """When this node stops, because it was removed."""
+        self._told_removed: dict[MemberId, Millis] = {}
+        founders = actor.identity.founders
+        self._dialled: dict[MemberId, str | None] = {
+            founder.member: dialled_url(founder.peer_urls) for founder in founders
+        }
+        self._known: Configuration | None = None
+
+    @property
+    def deadline(self) -> Millis | None:
+        """When `wake` has something to do."""
+        if self._publish_at is None or self.leave_at is None:
+            return self.leave_at if self._publish_at is None else self._publish_at
+        return min(self._publish_at, self.leave_at)
+
+    def end_turn(self, core: Raft) -> None:
+        """Follow the configuration in force, ahead of anything that is sent under it."""
+        if core.configuration is not self._known:
+            self.tell_peers(core)
+
+    # --- where members are --------------------------------------------------------------------------
+
+    def tell_peers(self, core: Raft) -> None:
+        """Have this actor's links, and the wal's, lead to the members as the log has them."""
+        self._known = core.configuration
+        peers = self._peers(core.configuration)
+        if peers != self._dialled:
+            self._dialled = {**peers}
+            self._actor.emit(KnowPeers(peers))
+            self._actor.emit(Send("wal", local.PeersChanged(peers=tuple(peers.items()))))
+
+    def _peers(self, configuration: Configuration) -> dict[MemberId, str]:
+        urls = {member: dialled_url(record.peer_urls) for member, record in sorted(configuration.members.items())}
+        return {member: url for member, url in urls.items() if url is not None}
+
+    def address_of(self, core: Raft, member: MemberId) -> dict[str, object]:
+        """Return what a helper must be told to reach `member`; nothing if that is not known."""
+        url = self._peers(core.configuration).get(member)
+        return {} if url is None else {"peer_url": url}
+
+    def on_join_asked(self, core: Raft, asked: peer.JoinAsked) -> None:
+        """Tell a newcomer who it is; the answer goes to the peer URLs that the member table has."""
+        for member, record in sorted(core.configuration.members.items()):
+            if set(record.peer_urls) != set(asked.peer_urls):
+                continue
+            refusal = ""
+            if record.store:
+                refusal = (
+                    f"member {member:x} at {', '.join(record.peer_urls)} has had a data directory, and this is empty: "
+                    f"bring the old one back, or remove the member (`etcdctl member remove {member:x}`) and add it anew"
+                )
+            described = peer.ClusterDescribed(members=core.configuration.views(), refusal=refusal)
+            self._actor.emit(SendPeer(member, codec.encode(described), actor="joiner"))
+
+    # --- removal ------------------------------------------------------------------------------------
+
+    def refuse_removed(self, core: Raft, member: MemberId) -> bool:
+        """Whether `member` was removed, for good; it is told so, so that it stops."""
+        if member not in membership.committed_configuration(core).removed:
+            return False
+        told_at = self._told_removed.get(member)
+        if told_at is None or core.now - told_at >= REFUSAL_INTERVAL_MS:
+            self._told_removed[member] = core.now
+            refused = peer.PeerRefused(reason=f"member {member:x} was removed from this cluster", removed=True)
+            self._actor.emit(SendPeer(member, codec.encode(refused)))
+        return True
+
+    def removed(self, core: Raft, now: Millis) -> None:
+        """This member was removed: finish what is under way, and stop."""
+        if self.leave_at is None:
+            self._actor.log("removed_from_cluster", {"member": f"{core.member:x}"})
+            self.leave_at = Millis(now + core.config.election_timeout_ms)
+
+    def _leave(self, core: Raft) -> None:
+        reason = (
+            f"member {core.member:x} was removed from the cluster. Its data is of no use to anybody: delete it, and to "
+            "bring this machine back add it as a new member"
+        )
+        self._actor.halt(Halt(reason, fatal=True))
+
+    # --- requests of the gateway --------------------------------------------------------------------
 
     def on_local(self, core: Raft, message: Message, now: Millis) -> bool:
         """Take in a request of the gateway; False if it is none for this desk."""
-        if isinstance(message, local.ChangeMembers):
+        if isinstance(message, peer.JoinAsked):
+            self.on_join_asked(core, message)
+        elif isinstance(message, local.ChangeMembers):
             core.ask_change(message.sequence, message.change, now)
         elif isinstance(message, local.ListMembers):
             members = membership.committed_configuration(core).views()
@@ -60,20 +149,22 @@ class MemberDesk:
                 continue
             self._publishing = False
             if answer.code:
-                self.deadline = Millis(now + core.config.election_timeout_ms)
+                self._publish_at = Millis(now + core.config.election_timeout_ms)
 
     def wake(self, core: Raft, now: Millis) -> None:
-        """Try again what was refused."""
-        if self.deadline is not None and now >= self.deadline:
-            self.deadline = None
+        """Try again what was refused; stop when that is due."""
+        if self._publish_at is not None and now >= self._publish_at:
+            self._publish_at = None
             self.publish(core, now)
+        if self.leave_at is not None and now >= self.leave_at:
+            self._leave(core)
 
     def gateway_started(self, core: Raft) -> None:
         """Another gateway speaks from now on; what this node asked for itself is forgotten with the rest."""
         core.changes.forget_gateway()
         if self._publishing:
             self._publishing = False
-            self.deadline = core.now
+            self._publish_at = core.now
 
     def publish(self, core: Raft, now: Millis) -> None:
         """Have the table say what this node is called and where its clients reach it, if it does not."""

@@ -161,7 +161,7 @@ class SnapshotDesk:
             "term": message.term,
             "configuration": configuration,
         }
-        self._actor.emit(SpawnHelper("snapshot_sender", arguments))
+        self._actor.emit(SpawnHelper("snapshot_sender", arguments | self._actor.members.address_of(core, sending.to)))
 
     def _end_sending(self, core: Raft, now: Millis, *, delivered: bool) -> None:
         sending, self._sending = self._sending, None
@@ -214,7 +214,8 @@ class SnapshotDesk:
         else:
             self._receiving = (sender, offer.transfer)
             self._actor.log("snapshot_offered", {"peer": f"{sender:x}", "index": offer.index, "name": offer.name})
-            self._actor.emit(SpawnHelper("snapshot_receiver", {**offer.__dict__, "sender": sender}))
+            arguments = {**offer.__dict__, "sender": sender} | self._actor.members.address_of(core, sender)
+            self._actor.emit(SpawnHelper("snapshot_receiver", arguments))
 
     def _on_staged(self, core: Raft, message: local.SnapshotStaged) -> None:
         if self.installing:

@@ -17,7 +17,7 @@ from typing import Final
 import structlog
 
 from actors.actor import Actor, Source
-from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
+from actors.effects import Effect, Halt, KnowPeers, Log, RunInBackground, Send, SendPeer, SpawnHelper
 from actors.lifeline import Lifeline, LifelineCut
 from actors.links import HEADERS_REMEMBERED_MAX, LocalLinks, PeerDoor, PeerLinks
 from actors.memory import FreedMemory
@@ -152,7 +152,7 @@ class Shell:
             source = self._peer_sources.get(header) or self._meet(header)
             for body in bodies:
                 try:
-                    message = codec.decode(body, peer.PEER_KINDS)
+                    message = codec.decode(body, peer.PEER_KINDS if header.cluster else peer.STRANGER_KINDS)
                 except PeerFault as error:
                     self._fault(header.sender, str(error), now)
                     continue
@@ -234,6 +234,9 @@ class Shell:
                 threading.Thread(target=self._work, args=(effect,), name=effect.label, daemon=True).start()
             elif isinstance(effect, SpawnHelper):
                 self._spawn(effect)
+            elif isinstance(effect, KnowPeers):
+                assert self._peers is not None, f"{self._actor.name} has no link to peers"
+                self._peers.know(effect.peers)
             elif self._halt is None:
                 self._halt = effect
 

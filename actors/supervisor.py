@@ -19,14 +19,17 @@ from typing import Final
 import structlog
 from setproctitle import setproctitle
 
+from actors.joining import Joined, ask_in_a_process, ask_members
 from actors.lifeline import Lifeline, LifelineCut
 from actors.node_directory import NodeDirectory
 from actors.process import GROUP, ProcessContext, Role
 from actors.shell import HELPERS, REASON_CHARS_MAX
 from protocol import local
+from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
 from protocol.errors import PeerFault, StartRefused
 from protocol.identity import Founding, NodeIdentity
+from protocol.membership import dialled_url
 from protocol.message import Message
 from protocol.types import Incarnation
 
@@ -86,7 +89,10 @@ class Supervisor:
         self._roles = roles
         self._launcher = launcher
         self._heard = heard
-        self._directory = NodeDirectory(data_dir, config, node.name, founding)
+        members = (founding or config.founding()).founders
+        self._contacts = [founder.peer_urls for founder in members if founder.name != node.name]
+        join = self._join if config.initial_cluster_state == "existing" else None
+        self._directory = NodeDirectory(data_dir, config, node.name, founding, join)
         self._log = structlog.get_logger().bind(node=node.name, actor="supervisor")
         self._children: dict[int, Child] = {}
         self._group_incarnation = Incarnation(0)
@@ -104,8 +110,8 @@ class Supervisor:
         """Run the node until it is stopped or gives up."""
         setproctitle(f"actd: {self._node.name} supervisor")
         try:
-            self._directory.open()
             self._catch_signals()
+            self._directory.open()
             self._start_group()
             self._start_gateway()
             while not self._stopping:
@@ -123,6 +129,18 @@ class Supervisor:
         return EXIT_FAILED if self._failure else 0
 
     # --- starting ----------------------------------------------------------------------------------
+
+    def _join(self) -> Joined:
+        """Ask the members who this node is."""
+        node = self._node
+        contacts = [url for urls in self._contacts if (url := dialled_url(urls)) is not None]
+        self._log.info("joining", peer_urls=node.peer_urls, contacts=contacts)
+        return ask_in_a_process(
+            lambda: ask_members(
+                node.peer_urls, node.peer_listeners, contacts, lambda url: parse_url(url).zmq_connect()
+            ),
+            lambda: self._stopping,
+        )
 
     def _catch_signals(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 
 from actors.actor import Source
-from actors.effects import Effect, Halt, Log, Send, SendPeer
+from actors.effects import Effect, Halt, KnowPeers, Log, Send, SendPeer
 from actors.metrics import ActorMetrics
 from protocol import local
 from protocol.config import StorageConfig
@@ -65,6 +65,8 @@ class WalActor:
             return self._tell_recovered()
         if isinstance(message, local.CutLog):
             return self._guarded(lambda: [*self._write_pending(now), *self._answer(), *self._cut(message)])
+        if isinstance(message, local.PeersChanged):
+            return [KnowPeers(dict(message.peers))]
         if isinstance(message, local.StopActor):
             effects = self._guarded(lambda: [*self._write_pending(now), *self._answer()])
             if self._wal is not None:

@@ -19,7 +19,7 @@ import storage.posix_disk
 from actors.process import ROLES, ProcessContext, Role
 from chaos.switchboard import Switchboard
 from gateway.process import run_gateway
-from protocol.types import MemberId, Millis
+from protocol.types import Millis
 
 
 class FaultyOs:
@@ -85,12 +85,12 @@ class ProxiedContext(ProcessContext):
 
     proxies: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def peer_addresses(self) -> dict[MemberId, str]:
-        """Return where each member's peers connect: its proxy, if there is one."""
-        return {
-            self.config.member_id(node.name): f"tcp://{self.proxies.get(node.name, node.peer)}"
-            for node in self.config.nodes
-        }
+    def dial(self, peer_url: str) -> str:
+        """Return the address of the proxy to whoever has this URL, if there is one."""
+        for node in self.config.nodes:
+            if node.name in self.proxies and peer_url in node.peer_urls:
+                return f"tcp://{self.proxies[node.name]}"
+        return super().dial(peer_url)
 
 
 PLAIN_ROLES: Final[dict[str, Role]] = {**ROLES, "gateway": run_gateway}

@@ -333,7 +333,12 @@ class ClusterConfig(BaseModel):
     data_dir: str = Field(
         "data", description="parent of the nodes' data directories, relative to the working directory"
     )
-    nodes: tuple[NodeConfig, ...] = Field(min_length=1, description="the founding members, an odd number")
+    initial_cluster_state: Literal["new", "existing"] = Field(
+        "new", description='"existing": a node without data joins a cluster that runs, as a member that was added'
+    )
+    nodes: tuple[NodeConfig, ...] = Field(
+        min_length=1, description='the founding members, an odd number; of an "existing" cluster any to ask, and this'
+    )
     raft: RaftConfig = RaftConfig()
     limits: LimitsConfig = LimitsConfig()
     http: HttpConfig = HttpConfig()
@@ -358,7 +363,7 @@ class ClusterConfig(BaseModel):
                     f"nodes: {node.name} and {directories[directory]} share the data_dir {directory}; give each its own"
                 )
             directories[directory] = node.name
-        if len(self.nodes) % 2 == 0:
+        if len(self.nodes) % 2 == 0 and self.initial_cluster_state == "new":
             raise ValueError(
                 f"nodes: {len(self.nodes)} members survive no more failures than {len(self.nodes) - 1}; "
                 "use an odd number"

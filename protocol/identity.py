@@ -14,6 +14,8 @@ class FoundingMember(NamedTuple):
     client_urls: tuple[str, ...]
     is_learner: bool = False
     """Only of a member as a newcomer was told of it: founders vote."""
+    promised: bool = False
+    """Of a learner: it was added to vote, once it has caught up."""
 
 
 class Founding(NamedTuple):

@@ -164,6 +164,12 @@ class PersistEntries(LocalMessage):
     answer_within_ms: int = 0
 
 
+class PeersChanged(LocalMessage):
+    """From now on these are the members and the peer URLs they are dialled at: what is held may be for a new one."""
+
+    peers: tuple[tuple[MemberId, str], ...]
+
+
 class EntriesPersisted(LocalMessage):
     """Everything up to and including `ticket` is on disk; the log ended at `last` when it was.
 

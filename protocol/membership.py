@@ -1,16 +1,14 @@
 """What may be asked of the membership, and how a member is shown: words that gateway, raft and peers share.
 
-Owns the rules for peer URLs, which are etcd's, and the way from a URL to an address. Pure.
+Owns which peer URLs are taken, and which of them is dialled. Pure.
 """
 
 from collections.abc import Iterable
 from enum import IntEnum
-from typing import Final, NamedTuple
-from urllib.parse import SplitResult, urlsplit
+from typing import NamedTuple
 
+from protocol.addresses import parse_url
 from protocol.types import MemberId
-
-PEER_SCHEMES: Final = ("http", "https", "unix", "unixs")
 
 
 class ChangeKind(IntEnum):
@@ -47,32 +45,18 @@ class MemberView(NamedTuple):
 
 def parse_peer_urls(urls: Iterable[str]) -> tuple[str, ...] | None:
     """Return peer URLs as etcd keeps them, sorted; None where it would refuse them."""
-    parsed = [_parse(url.strip()) for url in urls]
-    if not parsed or None in parsed:
-        return None
-    return tuple(sorted(url for url in parsed if url is not None))
-
-
-def _parse(url: str) -> str | None:
     try:
-        parts = urlsplit(url)
-        known = parts.scheme in PEER_SCHEMES and _has_address(parts)
+        return tuple(sorted(parse_url(url).text for url in urls)) or None
     except ValueError:
         return None
-    return f"{parts.scheme}://{parts.netloc}" if known and parts.path == "" else None
 
 
-def _has_address(parts: SplitResult) -> bool:
-    """Whether there is `host:port`; of a socket in the file system the port is only part of its name."""
-    if parts.scheme in ("unix", "unixs"):
-        return bool(parts.netloc)
-    return bool(parts.netloc) and parts.netloc.rpartition(":")[1] == ":" and parts.port is not None
-
-
-def address_of(peer_urls: Iterable[str]) -> str | None:
-    """Return where the links to a member lead, `host:port`: the first of its URLs that names one."""
+def dialled_url(peer_urls: Iterable[str]) -> str | None:
+    """Return where the links to a member lead: the first of its URLs that is no socket file."""
     for url in peer_urls:
-        scheme, _, rest = url.partition("://")
-        if scheme in ("http", "https") and rest:
-            return rest
+        try:
+            if not parse_url(url).is_unix:
+                return url
+        except ValueError:
+            continue
     return None

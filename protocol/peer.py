@@ -63,6 +63,11 @@ class PeerHeader(NamedTuple):
         return cls(version, cluster, sender, receiver, store, incarnation, name)
 
 
+def from_stranger(header: PeerHeader) -> bool:
+    """Whether a head says that its sender does not know yet who it is."""
+    return header.version == PEER_WIRE_VERSION and not (header.cluster or header.sender or header.receiver)
+
+
 def refusal(header: PeerHeader, cluster: ClusterId, member: MemberId) -> str:
     """Return why a frame with this header is not for `member` of `cluster`, in words for an operator, or nothing."""
     if header.version != PEER_WIRE_VERSION:
@@ -222,9 +227,26 @@ class TimeoutNow(PeerMessage):
 
 
 class PeerRefused(Message):
-    """Your frames are not accepted, and why: words an operator can act on. Carries no term: it is not raft."""
+    """Your frames are not accepted, and why: words an operator can act on. Carries no term: it is not raft.
+
+    `removed`: you belong to the cluster no more, and never will again under this id.
+    """
 
     reason: str
+    removed: bool = False
+
+
+class JoinAsked(Message):
+    """Who am I? Asked by a node that knows neither its cluster nor its id, under a head that names neither."""
+
+    peer_urls: tuple[str, ...]
+
+
+class ClusterDescribed(Message):
+    """You are the member this is addressed to, and these are all; or why that member cannot be joined any more."""
+
+    members: tuple[MemberView, ...]
+    refusal: str
 
 
 class OfferSnapshot(Message):
@@ -264,3 +286,5 @@ PEER_KINDS: Final = frozenset(
     | {"SnapshotChunk", "SnapshotProgress"}
 )
 """What another node may say; the messages of this node's own actors are not among it."""
+STRANGER_KINDS: Final = frozenset({"JoinAsked"})
+"""What may be said under a head that names no cluster."""

@@ -164,7 +164,9 @@ class Configuration:
 def founding_configuration(founders: tuple[FoundingMember, ...]) -> Configuration:
     """Return the configuration a member starts from; of founding members, equal bytes on all of them."""
     members = {
-        founder.member: MemberRecord(founder.name, founder.peer_urls, founder.client_urls, StoreId(0))
+        founder.member: MemberRecord(
+            founder.name, founder.peer_urls, founder.client_urls, StoreId(0), promised=founder.promised
+        )
         for founder in sorted(founders)
     }
     learners = tuple(sorted(founder.member for founder in founders if founder.is_learner))

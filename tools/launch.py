@@ -199,13 +199,19 @@ class Launcher:
         for column in ("member", "id", "role", "gRPC and HTTP", "ZeroMQ"):
             # An address that is cut short is of no use: rather a second line.
             table.add_column(column, overflow="fold")
-        for node in self._config.nodes:
-            member = self._config.member_id(node.name)
-            role = "leader" if member == changed.leader else "follower"
-            table.add_row(node.name, f"{member:x}", role, node.client, f"tcp://{node.zmq}" if node.zmq else "")
+        known = {node.name: node for node in self._config.nodes}
+        names = list(known)
+        for view in sorted(
+            changed.members, key=lambda view: names.index(view.name) if view.name in known else len(names)
+        ):
+            role = "leader" if view.member == changed.leader else "learner" if view.is_learner else "follower"
+            node = known.get(view.name)
+            zmq = f"tcp://{node.zmq}" if node is not None and node.zmq else ""
+            client = node.client if node is not None else " ".join(view.client_urls)
+            table.add_row(view.name, f"{view.member:x}", role, client, zmq)
         console = Console()
         console.print(table)
-        first = self._config.nodes[0]
+        first = self._nodes[0]
         console.print("\nTry:", highlight=False)
         console.print(
             f"  ETCDCTL_API=3 etcdctl --endpoints {first.client} put greeting hello", highlight=False, soft_wrap=True

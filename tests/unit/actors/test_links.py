@@ -279,3 +279,36 @@ def test_large_bodies_of_a_turn_have_packets_of_their_own(context: Context, raft
         arrived += [bytes(body) for _, packet in packets for body in packet]
     assert arrived == bodies
     assert max(turns) <= RECEIVED_BYTES_PER_TURN_MAX + PACKET_BYTES_MAX
+
+
+def test_links_follow_members_to_new_addresses_and_remember_former_ones(context: Context) -> None:
+    """A new member is reached, a moved one at its new address, and one that was removed until its address is reused."""
+    first, second = Neighbour(context), Neighbour(context)
+    links = first.links = PeerLinks(context, identity(ONE), {}, first.link_metrics, lambda url: f"tcp://{url}")
+    here, there = first.address.removeprefix("tcp://"), second.address.removeprefix("tcp://")
+    links.know({TWO: here})
+    first.say(b"here")
+    assert first.heard()[0][1] == [b"here"]
+    links.know({TWO: there})
+    first.say(b"there")
+    assert second.heard()[0][1] == [b"there"]
+    links.know({})
+    first.say(b"farewell")
+    assert second.heard()[0][1] == [b"farewell"]
+    links.know({MemberId(0x77): there})
+    before = dict(first.link_metrics.counters)
+    links.stage(TWO, b"x", bulk=False, actor="raft")
+    links.flush()
+    assert first.link_metrics.counters == before, "another member lives there now"
+
+
+def test_a_question_of_one_who_does_not_know_who_it_is_comes_in(context: Context) -> None:
+    """Under a head that names neither cluster nor members, and under no other."""
+    neighbour = Neighbour(context)
+    nowhere = PeerHeader(PEER_WIRE_VERSION, ClusterId(0), MemberId(0), MemberId(0), StoreId(0), Incarnation(0), "raft")
+    newcomer = context.socket(zmq.PUSH)
+    newcomer.connect(neighbour.address)
+    newcomer.send(pack_packet(nowhere._replace(sender=ONE).pack(), [b"x"]))
+    assert neighbour.heard() == []
+    newcomer.send(pack_packet(nowhere.pack(), [b"who am I?"]))
+    assert neighbour.heard() == [(nowhere, [b"who am I?"])]

@@ -4,12 +4,14 @@ import random
 
 from test_raft_actor import N2, N3, STORES, Desk
 
+from actors.effects import KnowPeers
 from actors.raft import RaftActor
 from protocol import local, peer
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.membership import ChangeKind, MemberChange
-from protocol.types import ClusterId, Incarnation, MemberId
+from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, StoreId, Term
+from raft.configuration import Configuration, MemberRecord
 
 ADD = MemberChange(ChangeKind.ADD, MemberId(9), ("http://n9:2380",))
 
@@ -75,3 +77,90 @@ def test_a_node_publishes_what_the_table_does_not_say_until_it_does() -> None:
         desk.wait()
     ((_, again),) = desk.to_peers(peer.ForwardMemberChange)
     assert (again.change, again.context) == (question.change, question.context + 1)
+
+
+def changed_to(*numbers: int, removed: tuple[int, ...] = (), stores: dict[int, int] | None = None) -> Configuration:
+    """A configuration with these voters."""
+    members = {
+        MemberId(each): MemberRecord(
+            f"n{each}", (f"http://m{each}:1",), (f"http://c{each}:1",), StoreId((stores or {}).get(each, 0))
+        )
+        for each in numbers
+    }
+    voters = tuple(MemberId(each) for each in numbers)
+    return Configuration(voters, members=members, removed=tuple(MemberId(each) for each in removed))
+
+
+def opened_with(configuration: Configuration, *, committed: bool = True) -> Desk:
+    """Member 1, whose log ends in this configuration."""
+    desk = Desk()
+    entry = Entry(Term(1), Index(1), EntryKind.CONFIGURATION, configuration.encode())
+    desk.open((entry,), term=Term(1), commit=Index(1 if committed else 0), applied=Index(1 if committed else 0))
+    return desk
+
+
+def test_links_follow_the_configuration_in_force_and_the_wal_hears_of_it_first() -> None:
+    """Adopted on append: the same turn's messages already go to new members."""
+    desk = opened_with(changed_to(1, 2, 5), committed=False)
+    peers = {MemberId(1): "http://m1:1", MemberId(2): "http://m2:1", MemberId(5): "http://m5:1"}
+    assert [effect for effect in desk.effects if isinstance(effect, KnowPeers)] == [KnowPeers(peers)]
+    (told,) = desk.sent(local.PeersChanged, "wal")
+    assert dict(told.peers) == peers
+    plain = Desk()
+    plain.open()
+    assert plain.sent(local.PeersChanged) == [], "founders are known from the start"
+
+
+def test_a_newcomer_is_told_who_it_is_unless_its_member_has_a_store() -> None:
+    """The answer goes to the address in the table, whoever asked."""
+    desk = opened_with(changed_to(1, 2, 5, stores={2: 77}))
+    desk.turn(peer.JoinAsked(peer_urls=("http://nobody:1",)))
+    assert desk.to_peers(peer.ClusterDescribed) == []
+    desk.turn(peer.JoinAsked(peer_urls=("http://m5:1",)))
+    ((to, described),) = desk.to_peers(peer.ClusterDescribed)
+    assert (to, described.refusal) == (5, "")
+    assert [view.member for view in described.members] == [1, 2, 5]
+    desk.forget()
+    desk.turn(peer.JoinAsked(peer_urls=("http://m2:1",)))
+    ((to, described),) = desk.to_peers(peer.ClusterDescribed)
+    assert to == N2
+    assert "has had a data directory" in described.refusal
+
+
+def test_a_removed_member_is_not_heard_and_is_told_so() -> None:
+    """Not at once again, and only when its removal is committed: until then it may be needed."""
+    for committed in (True, False):
+        desk = opened_with(changed_to(1, 2, removed=(3,)), committed=committed)
+        for _ in range(2):
+            desk.turn(peer.Heartbeat(term=Term(9), commit=Index(0), round=0), sender=N3)
+        core = desk.actor.core
+        assert core is not None
+        refusals = desk.to_peers(peer.PeerRefused)
+        if committed:
+            assert core.term == 1
+            assert [(to, refused.removed) for to, refused in refusals] == [(N3, True)]
+        else:
+            assert (core.term, refusals) == (9, [])
+
+
+def test_a_member_that_was_removed_stops_in_good_order() -> None:
+    """By its own log or by another's word; after an election timeout, in which it can still answer."""
+    desk = opened_with(changed_to(2, 3, removed=(1,)))
+    assert desk.halts() == []
+    for _ in range(10):
+        if not desk.halts():
+            desk.wait()
+    (halt,) = desk.halts()
+    assert (halt.failed, halt.fatal) == (False, True)
+    assert "was removed from the cluster" in halt.reason
+
+    desk = Desk()
+    desk.open()
+    desk.turn(peer.PeerRefused(reason="something else"), sender=N2)
+    desk.turn(peer.PeerRefused(reason="removed", removed=True), sender=N2)
+    began = desk.now
+    for _ in range(10):
+        if not desk.halts():
+            desk.wait()
+    assert desk.halts()[0].fatal
+    assert desk.now - began == desk.config.election_timeout_ms

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 from clusters import free_ports, wait_until
 from structlog.testing import capture_logs
 from zmq_sockets import Context
@@ -14,7 +15,7 @@ from zmq_sockets import Context
 from actors.actor import Source
 from actors.effects import Effect, Halt, Log, RunInBackground, Send, SpawnHelper
 from actors.lifeline import Lifeline, LifelineCut
-from actors.links import LocalLinks, PeerDoor, PeerLinks
+from actors.links import LocalLinks, PeerDoor, PeerLinks, pack_packet
 from actors.metrics import ActorMetrics
 from actors.shell import STORY_EVENTS_MAX, Shell
 from protocol import codec, local, peer
@@ -437,3 +438,20 @@ def test_a_stranger_is_answered_once(make_stage: MakeStage) -> None:
     assert len(refusals) == 1
     assert "you belong to cluster 6" in refusals[0].reason
     assert [line["event"] for line in logs].count("peer_refused") == 1
+
+
+def test_a_stranger_may_ask_who_it_is_and_nothing_else(make_stage: MakeStage) -> None:
+    """What comes under a head without cluster and sender is no word of this node's own actors."""
+    stage = make_stage(Scripted())
+    nowhere = peer.PeerHeader(
+        peer.PEER_WIRE_VERSION, ClusterId(0), MemberId(0), MemberId(0), StoreId(0), Incarnation(0), "raft"
+    )
+    newcomer = stage.context.socket(zmq.PUSH)
+    newcomer.connect(stage.address)
+    write = local.CutLog.model_construct(ticket=1, mark=None, keep_after=Index(0))
+    bodies = [codec.encode(vote()), codec.encode(write), codec.encode(peer.JoinAsked(peer_urls=("http://me:1",)))]
+    newcomer.send(pack_packet(nowhere.pack(), bodies))
+    assert stage.door.inbox.poll(WAIT_MS)
+    stage.run_through()
+    assert stage.actor.seen == [("raft", "JoinAsked"), ("supervisor", "StopActor")]
+    assert stage.actor.metrics.counters["actd_peer_faults_total"] == 2

@@ -3,7 +3,7 @@
 import pytest
 
 from protocol.config import member_id_of
-from protocol.membership import address_of, parse_peer_urls
+from protocol.membership import dialled_url, parse_peer_urls
 
 
 @pytest.mark.parametrize(
@@ -29,5 +29,5 @@ def test_urls_are_trimmed_and_sorted() -> None:
 
 def test_links_lead_to_the_first_url_with_an_address() -> None:
     """A socket in the file system is none to us."""
-    assert address_of(["unix://x", "https://a:1", "http://b:2"]) == "a:1"
-    assert address_of(["unix://x"]) is None
+    assert dialled_url(["unix://x", "nonsense", "https://a:1", "http://b:2"]) == "https://a:1"
+    assert dialled_url(["unix://x"]) is None
