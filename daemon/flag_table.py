@@ -249,7 +249,7 @@ UPKEEP_FLAGS: Final = (
         Kind.TRUTH,
         "false",
         _R,
-        "the membership is fixed in this version; restore a copy into a new cluster",
+        "a cluster without a quorum is not forced; restore a copy into a new one",
     ),
     Flag("unsafe-no-fsync", Kind.TRUTH, "false", _R, "an acknowledged write is on disk, always"),
 )

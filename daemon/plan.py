@@ -123,11 +123,6 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
     """
     _check_relations(settings)
     judge_gates(settings)
-    if settings.text("initial-cluster-state") == "existing" and not begun:
-        raise ConfigError(
-            f"{settings.told('initial-cluster-state')}=existing is refused: the membership is fixed in this version, "
-            "so there is no running cluster that a new member could join"
-        )
     name, urls = settings.text("name"), advertised_peer_urls(settings)
     if begun and "initial-cluster" in settings.given:
         # Whatever it says, the directory knows better; what is needed here is a founding that has this node.
@@ -136,6 +131,7 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
     raft = {**_given(settings, RAFT_FLAGS), "strict_reconfig_check": settings.truth("strict-reconfig-check")}
     table: dict[str, Any] = {
         "token": settings.text("initial-cluster-token"),
+        "initial_cluster_state": settings.text("initial-cluster-state"),
         "nodes": [_node_table(settings)],
         "raft": raft,
         "compaction": _compaction_table(settings),
@@ -159,6 +155,8 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
     except ValidationError as error:
         raise ConfigError("; ".join(_told(settings, problem) for problem in error.errors())) from error
     founding = founding_of(settings, resolve)
+    if config.initial_cluster_state == "existing" and not begun and len(founding.founders) < 2:
+        raise ConfigError(f"{settings.told('initial-cluster')} names no member of the existing cluster to ask")
     return NodePlan(config, config.nodes[0], founding, data_dir_of(settings), _log_plan(settings))
 
 

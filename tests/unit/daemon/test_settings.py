@@ -249,7 +249,7 @@ def test_nothing_said_is_a_node_as_etcds_defaults_have_it() -> None:
         (["--initial-cluster=default=http://localhost:2380,b=http://localhost:2380"], "share the URL"),
         (["--initial-cluster=default=localhost:2380"], "--initial-cluster: default: URL scheme must be"),
         (["--initial-cluster=,"], "--initial-cluster: names no member"),
-        (["--initial-cluster-state=existing"], "--initial-cluster-state=existing is refused"),
+        (["--initial-cluster-state=existing"], "--initial-cluster names no member of the existing cluster to ask"),
         (["--listen-peer-urls=http://example.org:1"], "--listen-peer-urls: expected IP in URL for binding"),
         (["--listen-peer-urls="], "--listen-peer-urls: no valid URLs given"),
         ([*LISTEN[1:], "--listen-client-urls=unix://x"], "--listen-client-urls: at least one http:// URL is needed"),
@@ -278,6 +278,17 @@ def test_a_name_and_its_address_are_one_member() -> None:
     """--initial-cluster may say a name where --initial-advertise-peer-urls says another of the same machine."""
     made = planned("--initial-advertise-peer-urls=http://a.example:7", "--initial-cluster=default=http://b.example:7")
     assert made.founding.founders[0].peer_urls == ("http://b.example:7",), "ids come from --initial-cluster"
+
+
+def test_a_node_that_joins_asks_the_members_it_was_given() -> None:
+    """What --initial-cluster says of others is whom to ask; ids come from the cluster."""
+    words = [
+        "--initial-cluster=default=http://localhost:2380,old=http://127.0.0.1:7",
+        "--initial-cluster-state=existing",
+    ]
+    made = planned(*words)
+    assert made.config.initial_cluster_state == "existing"
+    assert [founder.name for founder in made.founding.founders] == ["default", "old"]
 
 
 def test_initial_flags_say_nothing_once_there_is_data() -> None:
