@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Final
 
 from actors.actor import Source
+from actors.applier_exports import EXPORT_KINDS, ExportDesk, is_export
 from actors.applier_leases import LeaseDesk
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
 from actors.event_feed import EventFeed
@@ -97,6 +98,7 @@ class ApplierActor:
         self._alarms_told = 0
         self._stopped = False
         self._feed = EventFeed()
+        self._exports = ExportDesk(disk, self._begin_checkpoint)
         self._now = Millis(0)
         self._source = Source("nobody")
         self._handlers: dict[str, Callable[..., list[Effect]]] = {
@@ -111,6 +113,7 @@ class ApplierActor:
             "StoreFlushed": self._on_store_flushed,
             "BuildSnapshot": self._on_build_snapshot,
             "DropSnapshot": self._on_drop_snapshot,
+            **dict.fromkeys(EXPORT_KINDS, self._on_export),
             "InstallSnapshot": self._on_install_snapshot,
             "FollowEvents": self._on_follow_events,
             "UnfollowEvents": self._on_unfollow_events,
@@ -431,9 +434,16 @@ class ApplierActor:
         return effects
 
     def _on_build_snapshot(self, message: BuildSnapshot) -> list[Effect]:
+        return self._begin_checkpoint(message.name)
+
+    def _begin_checkpoint(self, name: str) -> list[Effect]:
         self._snapshot_ticket -= 1
-        self._snapshot_names[self._snapshot_ticket] = message.name
+        self._snapshot_names[self._snapshot_ticket] = name
         return [self._flush(self._snapshot_ticket, "build_snapshot")]
+
+    def _on_export(self, message: Message) -> list[Effect]:
+        self._opened()
+        return self._exports.handle(message)
 
     def _checkpoint(self, name: str) -> list[Effect]:
         """Checkpoint on this thread: the flush left almost nothing to write."""
@@ -444,8 +454,12 @@ class ApplierActor:
             self._disk.remove_tree(path)
             store.engine.checkpoint(path)
         except DiskFailed as error:
+            if is_export(name):
+                return self._exports.checkpointed(name, str(error))
             failed = SnapshotBuilt(name=name, index=Index(0), term=store.term)
             return [Send("raft", failed), Log("error", "snapshot_failed", {"name": name, "reason": str(error)})]
+        if is_export(name):
+            return self._exports.checkpointed(name, "")
         built = SnapshotBuilt(name=name, index=store.applied, term=store.term)
         return [Send("raft", built), Log("info", "snapshot_built", {"name": name, "index": store.applied})]
 
@@ -459,6 +473,7 @@ class ApplierActor:
         if message.actor != "gateway":
             return []
         self._feed.gateway_started(message.incarnation, self.store)
+        self._exports.gateway_started()
         if self.store is None:
             return []
         self._reads.gateway_started()

@@ -132,10 +132,26 @@ def run_snapshot_receiver(context: ProcessContext) -> int:
     return run_shell(context, actor, peers=True, door=False)
 
 
+def run_snapshot_exporter(context: ProcessContext) -> int:
+    """Write one snapshot for a client, with what the other processes leave of the processor."""
+    from actors.snapshot_exporter import SnapshotExporter
+    from storage.posix_disk import PosixDisk
+    from storage.rocks import RocksEngine
+
+    def open_engine(path: str) -> RocksEngine:
+        return RocksEngine(context.data_dir, path, context.config.storage, read_only=True)
+
+    os.nice(EXPORTER_NICENESS)
+    actor = SnapshotExporter(PosixDisk(context.data_dir), open_engine, context.arguments)
+    return run_shell(context, actor, peers=False, door=False)
+
+
+EXPORTER_NICENESS = 10
 ROLES: dict[str, Role] = {
     "raft": run_raft,
     "wal": run_wal,
     "applier": run_applier,
     "snapshot_sender": run_snapshot_sender,
     "snapshot_receiver": run_snapshot_receiver,
+    "snapshot_exporter": run_snapshot_exporter,
 }

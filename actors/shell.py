@@ -33,8 +33,12 @@ REASON_CHARS_MAX: Final = 4000
 """A halt's last words fit one packet of the lifeline, whatever an error has to say."""
 REFUSAL_INTERVAL_MS: Final = 5000
 REFUSALS_REMEMBERED_MAX: Final = 1000
-HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
-"""Short-lived actors, and the only ones that peers may speak to through raft's door."""
+PEER_HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
+"""Short-lived actors that peers may speak to through raft's door: nobody else is."""
+HELPERS: Final = (*PEER_HELPERS, "snapshot_exporter")
+"""All short-lived actors."""
+HELPER_ASKERS: Final = {"snapshot_exporter": "applier"}
+"""Who asks for a helper and hears of its end, where that is not raft."""
 
 
 def now_ms() -> Millis:
@@ -172,7 +176,7 @@ class Shell:
         return source
 
     def _relay(self, header: peer.PeerHeader, bodies: list[memoryview], now: Millis) -> None:
-        if header.actor in HELPERS:
+        if header.actor in PEER_HELPERS:
             self._links.relay(header.actor, bodies)
         else:
             self._fault(header.sender, f"frames for {header.actor!r}, which peers do not speak to", now)

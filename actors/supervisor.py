@@ -23,7 +23,7 @@ from actors.joining import Joined, ask_in_a_process, ask_members
 from actors.lifeline import Lifeline, LifelineCut
 from actors.node_directory import NodeDirectory
 from actors.process import GROUP, ProcessContext, Role
-from actors.shell import HELPERS, REASON_CHARS_MAX
+from actors.shell import HELPER_ASKERS, HELPERS, REASON_CHARS_MAX
 from protocol import local
 from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
@@ -183,9 +183,10 @@ class Supervisor:
         old = self._child(role)
         if old is not None:
             self._kill(old)
-        siblings = {"raft": self._group_incarnation}
+        asker = HELPER_ASKERS.get(role, "raft")
+        siblings = {asker: self._group_incarnation}
         incarnation = self._directory.next_incarnation()
-        self._tell_raft(local.ActorStarted(actor=role, incarnation=incarnation))
+        self._tell(asker, local.ActorStarted(actor=role, incarnation=incarnation))
         self._fork(role, incarnation, siblings, arguments)
 
     def _fork(
@@ -316,9 +317,12 @@ class Supervisor:
             self._launcher.send(message)
 
     def _tell_raft(self, message: Message) -> None:
-        raft = self._child("raft")
-        if raft is not None:
-            raft.lifeline.send(message)
+        self._tell("raft", message)
+
+    def _tell(self, role: str, message: Message) -> None:
+        child = self._child(role)
+        if child is not None:
+            child.lifeline.send(message)
 
     def _check_beats(self) -> None:
         now = time.monotonic()
@@ -384,7 +388,8 @@ class Supervisor:
     def _after_death(self, child: Child, reason: str) -> None:
         if child.role in HELPERS:
             ended_well = child.halted is not None and not child.halted.failed
-            self._tell_raft(local.HelperEnded(helper=child.role, failure="" if ended_well else reason))
+            ended = local.HelperEnded(helper=child.role, failure="" if ended_well else reason)
+            self._tell(HELPER_ASKERS.get(child.role, "raft"), ended)
             return
         if self._stopping:
             return

@@ -22,9 +22,10 @@ from gateway.housekeeping import Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives
 from gateway.member_desk import MemberDesk, learner_refusal, list_members
 from gateway.members import MemberCall
-from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, WATCH, Method, Route
+from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, SNAPSHOT, WATCH, Method, Route
 from gateway.own_calls import OnAnswer, OwnCalls
 from gateway.services import serve_services
+from gateway.snapshots import SnapshotService
 from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
 from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
@@ -107,6 +108,8 @@ class GatewayCore:
         self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(partial(self._ask, KEEP_ALIVE)).open)
         self.conversations = Conversations(self._ask, self.watches, lambda: self._now)
         self._stepped = serve_services(self.streams, self.conversations)
+        self._snapshots = SnapshotService(identity.incarnation)
+        self.streams.serve(SNAPSHOT, self._snapshots.open)
 
     # --- the doors' side ---------------------------------------------------------------------------
 
@@ -261,6 +264,8 @@ class GatewayCore:
             self.watches.on_followed(message)
         elif isinstance(message, local.StopActor):
             return self._stop()
+        else:
+            self._snapshots.on_local(message)
         return []
 
     def wake(self, now: Millis) -> list[Effect]:
@@ -295,6 +300,8 @@ class GatewayCore:
         if local_reads.queue and self._store_open and local_reads.resume(now):
             self._send(local_reads, "applier", local.ServeReads, now, effects)
         effects += [Send("applier", request) for request in self.watches.take()]
+        if self._snapshots.effects:
+            effects += self._snapshots.take()
         if self._taken_bytes >= TAKEN_REPORT_BYTES:
             effects.append(Send("applier", local.PiecesTaken(size_bytes=self._taken_bytes)))
             self._taken_bytes = 0
@@ -309,8 +316,6 @@ class GatewayCore:
         self.watches.check()
         check_placed(self._calls.all(), self._lanes, self._housekeeper.held)
         self._own.check(self._calls.all())
-        strays = [call_id for call_id in self._finishers if not self._calls.is_open(call_id)]
-        assert not strays, f"finishers of calls that are not open: {strays[:10]}"
 
     def _send(
         self,
@@ -569,6 +574,7 @@ class GatewayCore:
         elif message.actor == "applier":
             self._store_open = False
             self.watches.applier_started()
+            self._snapshots.applier_started()
             for waiting in self._commands.answered_later.values():
                 for call_id in waiting.values():
                     self.answer(call_id, ErrorCode.TIMEOUT_CONNECTION_LOST, b"")

@@ -234,6 +234,7 @@ _STREAMS: Final = (
     StreamMethod(102, "etcdserverpb.Watch", "Watch"),
     StreamMethod(103, _LEASE, "LeaseKeepAlive"),
     StreamMethod(120, "v3electionpb.Election", "Observe"),
+    StreamMethod(160, "etcdserverpb.Maintenance", "Snapshot"),
 )
 
 KEEP_ALIVE: Final = Method(11, _LEASE, "LeaseKeepAlive", _parsed(rpc.LeaseKeepAliveRequest, _KEEP_ALIVE))
@@ -253,6 +254,7 @@ STEPPED: Final[dict[int, StreamMethod]] = {
     method.number: StreamMethod(method.number, method.service, method.name) for method in _STEPPED
 }
 """The streams behind unary methods that take steps, by the method's number; no door names them as streams."""
+SNAPSHOT: Final = STREAM_METHODS[b"/etcdserverpb.Maintenance/Snapshot"]
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
 OWN_CALL: Final = 0
 """The number of what a node asks itself, for its health pages: a learner answers that too."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from actors.actor import Actor, Source
 from actors.effects import Halt, SpawnHelper
+from actors.shell import HELPER_ASKERS
 from protocol.codec import decode, encode
 from protocol.identity import FoundingMember, NodeIdentity
 from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequested, StopActor
@@ -340,10 +341,10 @@ class SimNode:
         if self.processes.get(process.name) is not process:
             return
         del self.processes[process.name]
-        raft = self.processes.get("raft")
-        if raft is not None:
+        asker = self.processes.get(HELPER_ASKERS.get(process.name, "raft"))
+        if asker is not None:
             ended = Parcel(Source("supervisor"), encode(HelperEnded(helper=process.name, failure=failure)))
-            self.world.at(self.world.now_us + self.rng.randrange(200, 5000), raft.deliver, ended)
+            self.world.at(self.world.now_us + self.rng.randrange(200, 5000), asker.deliver, ended)
 
     # --- clients ---------------------------------------------------------------------------------
 

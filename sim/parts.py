@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from actors.actor import Actor
 from actors.applier import ApplierActor
 from actors.raft import RaftActor
+from actors.snapshot_exporter import SnapshotExporter
 from actors.snapshot_receiver import SnapshotReceiver
 from actors.snapshot_sender import SnapshotSender
 from actors.wal import WalActor
@@ -62,7 +63,7 @@ class Parts(Protocol):
         ...
 
     def make_helper(self, node: "SimNode", identity: NodeIdentity, request: SpawnRequested) -> Actor:
-        """A snapshot sender or receiver."""
+        """A snapshot's sender, receiver or exporter."""
         ...
 
     def submit(self, gateway: Any, call: "Call", now: Millis) -> None:
@@ -121,6 +122,9 @@ class ProductionParts:
         """A snapshot sender or receiver."""
         if request.helper == "snapshot_sender":
             return SnapshotSender(identity, node.disk_port, request.arguments)
+        if request.helper == "snapshot_exporter":
+            disk = node.disk_port
+            return SnapshotExporter(disk, lambda path: SimEngine(disk, path), request.arguments)
         assert request.helper == "snapshot_receiver", f"nobody knows a helper {request.helper}"
         return SnapshotReceiver(identity, node.disk_port, request.arguments)
 

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from sim.clients import Call
     from sim.node import SimNode
 
-HELPERS: Final = ("snapshot_sender", "snapshot_receiver")
-"""Short-lived actors, and the only ones, beside raft, that peers may speak to."""
+HELPERS: Final = ("snapshot_sender", "snapshot_receiver", "snapshot_exporter")
+"""Short-lived actors."""
 TURN_US: Final = {"gateway": 60, "raft": 50, "wal": 40, "applier": 80}
 """Mean length of a turn, without what the disk takes."""
 LOCAL_DELAY_US_MAX: Final = 80

@@ -33,6 +33,16 @@ def snapshot_path(name: str) -> str:
     return f"{SNAPSHOT_DIR}/{safe_name(name)}"
 
 
+def export_dir(name: str) -> str:
+    """Return the directory of a snapshot made for clients to save: beside the checkpoints, cleared away like them."""
+    return f"{snapshot_path(name)}.saved"
+
+
+def export_path(name: str) -> str:
+    """Return the file in it."""
+    return f"{export_dir(name)}/snapshot.db"
+
+
 def stage_path(name: str) -> str:
     """Return the directory of a complete stage."""
     return f"{STAGE_DIR}/{safe_name(name)}"

@@ -1,0 +1,52 @@
+"""What the actors of one node say to each other about snapshots that clients save.
+
+The gateway asks the applier for a file and its pieces; a helper writes the file. A gateway numbers its files by itself.
+"""
+
+from protocol.local import LocalMessage
+from protocol.types import Incarnation
+
+
+class ExportSnapshot(LocalMessage):
+    """Gateway to applier: write the store as one file; answered by `SnapshotExported`, sooner or later."""
+
+    incarnation: Incarnation
+    sequence: int
+
+
+class ExportWritten(LocalMessage):
+    """Helper to applier: the checkpoint `name` is one file of so many bytes; or why not."""
+
+    name: str
+    size: int
+    failure: str
+
+
+class SnapshotExported(LocalMessage):
+    """Applier to gateway: the file `sequence` may be read, or (`failure`) never will."""
+
+    sequence: int
+    size: int
+    failure: str
+
+
+class ReadExport(LocalMessage):
+    """Gateway to applier: a piece of the file; answered by `ExportPiece`."""
+
+    sequence: int
+    offset: int
+    size: int
+
+
+class ExportPiece(LocalMessage):
+    """A piece of the file, shorter than asked for only at its end."""
+
+    sequence: int
+    offset: int
+    data: bytes
+
+
+class DropExport(LocalMessage):
+    """Gateway to applier: nobody will read the file `sequence` any more."""
+
+    sequence: int
