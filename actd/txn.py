@@ -124,6 +124,14 @@ class TxnParts:
         self._then: tuple[Operation, ...] = ()
         self._else: tuple[Operation, ...] = ()
 
+    def add(
+        self, conditions: tuple[Condition, ...], then: tuple[Operation, ...], otherwise: tuple[Operation, ...]
+    ) -> None:
+        """Add conditions and operations."""
+        self._conditions += conditions
+        self._then += then
+        self._else += otherwise
+
     def body(self) -> bytes:
         """Return the TxnRequest."""
         parts = [wire.message(1, condition.body) for condition in self._conditions]

@@ -24,15 +24,17 @@ from gateway.methods import Method
 from gateway.zmq_door import ZmqDoor
 from protocol import codec, local
 from protocol.client import ClientHello, ClientHelloReply
-from protocol.command import decode_batch
+from protocol.command import ReadKind, decode_batch
 from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
 from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
+from protocol.wire import rpc_pb2 as rpc
 from sim.disk import SimDisk
 from sim.engine import SimEngine
 from sim.store_driver import finish_read
+from storage.lease import lease_record
 from storage.mvcc import MvccStore
 from storage.reads import ReadJob, StatusFields, begin_read
 
@@ -103,6 +105,8 @@ class SoloCore(GatewayCore):
                 self._apply(message, now)
             elif isinstance(message, local.RequestReads | local.ServeReads):
                 self._read(message, now)
+            elif isinstance(message, local.AskLessor):
+                self._keep_alive(message, now)
             else:
                 self._feed_events(message, now)
         for event in self._feed.publish(self._store):
@@ -110,6 +114,18 @@ class SoloCore(GatewayCore):
         while requests := self.watches.take():
             for request in requests:
                 self._feed_events(request, now)
+
+    def _keep_alive(self, message: local.AskLessor, now: Millis) -> None:
+        """Answer keep-alives: here a lease lives until it is revoked."""
+        results = []
+        for kind, body in decode_batch(message.payload)[1]:
+            assert kind == ReadKind.LEASE_KEEP_ALIVE
+            lease = rpc.LeaseKeepAliveRequest.FromString(body).ID
+            record = lease_record(self._store.engine, lease)
+            answer = rpc.LeaseKeepAliveResponse(ID=lease, TTL=record.ttl_s if record else 0)
+            results.append((0, answer.SerializeToString()))
+        answered = local.LessorAnswered(sequence=message.sequence, results=tuple(results))
+        self.handle(answered, Source("raft"), now)
 
     def _feed_events(self, message: Message, now: Millis) -> None:
         """Do what the applier does for watches."""
