@@ -57,7 +57,8 @@ def read_config_file(path: str, text: str, table: Mapping[str, Flag]) -> FileSet
     """
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python says of a date that is none, of a number too long, of a table as a key.
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     found = FileSettings({}, [])
     if content is None:
@@ -93,8 +94,11 @@ def _written(path: str, key: str, flag: Flag, value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int):
         return f"{value}ns" if flag.kind is Kind.TIME else str(value)
-    if isinstance(value, list) and flag.kind in (Kind.LIST, Kind.URLS):
-        return ",".join(str(part) for part in value)
     if isinstance(value, str):
         return value
-    raise ConfigError(f"{path}: {key}: is {flag.kind.value}, not {value!r}")
+    if isinstance(value, list) and flag.kind in (Kind.LIST, Kind.URLS):
+        parts = [part for part in value if isinstance(part, str)]
+        if len(parts) == len(value):
+            return ",".join(parts)
+    # The value itself may be a table of tables that is written in a line and fills the memory when it is spelt out.
+    raise ConfigError(f"{path}: {key}: is {flag.kind.value}, not a {type(value).__name__}")

@@ -57,9 +57,10 @@ def nanoseconds(text: str) -> int:
     parts = _PART.findall(rest)
     if not parts or "".join(amount + unit for amount, unit in parts) != rest:
         raise ValueError("parse error")
-    total = sum(round(float(amount) * _NANOSECONDS[unit]) for amount, unit in parts)
-    if total > INT64_MAX:
+    exact = sum(float(amount) * _NANOSECONDS[unit] for amount, unit in parts)
+    if exact > INT64_MAX:
         raise ValueError("value out of range")
+    total = sum(round(float(amount) * _NANOSECONDS[unit]) for amount, unit in parts)
     return sign * total
 
 

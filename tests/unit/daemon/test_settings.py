@@ -64,10 +64,10 @@ def test_durations_are_gos(text: str, nanoseconds: int) -> None:
     assert go_values.nanoseconds(text) == nanoseconds
 
 
-@pytest.mark.parametrize("text", ["", "5", "1d", "s", "1s 2s", "1e3s", "--1s"])
+@pytest.mark.parametrize("text", ["", "5", "1d", "s", "9" * 400 + "h", "1s 2s", "1e3s", "--1s"])
 def test_what_is_no_duration_is_refused(text: str) -> None:
     """A number without a unit is none."""
-    with pytest.raises(ValueError, match="parse error"):
+    with pytest.raises(ValueError, match=r"parse error|value out of range"):
         go_values.nanoseconds(text)
 
 
@@ -137,9 +137,11 @@ def test_a_configuration_file_replaces_everything_else() -> None:
         ("{", "f: not valid YAML: "),
         ("- a\n- b", "f: is not a table of keys and values"),
         ("name: true", "f: name: is text, not true or false; put the word in quotes"),
-        ("name: {a: b}", "f: name: is text, not {'a': 'b'}"),
+        ("name: {a: b}", "f: name: is text, not a dict"),
         ("snapshot-count: many", 'invalid value "many" for f: snapshot-count: parse error'),
-        ("snapshot-count: 1.5", "f: snapshot-count: is number from 0 on, not 1.5"),
+        ("snapshot-count: 1.5", "f: snapshot-count: is number from 0 on, not a float"),
+        ("name: 2001-99-99", "f: not valid YAML: month must be in 1..12"),
+        ("a: &a [x, x]\nb: &b [*a, *a]\ncors: [*b, *b]", "f: cors: is list, with commas, not a list"),
         ("client-transport-security: yes", "f: client-transport-security: is a section, with keys of its own below it"),
         ("unsafe-no-fsync: true", "f: unsafe-no-fsync=true is refused: an acknowledged write is on disk, always"),
     ],
