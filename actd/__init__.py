@@ -12,6 +12,7 @@ from actd.errors import (
     WatchCompacted,
 )
 from actd.leases import AsyncLease, Lease, LeaseLost
+from actd.range_stream import AsyncRangeStream, RangeStream
 from actd.results import (
     CompactResult,
     DeleteResult,
@@ -35,6 +36,7 @@ __all__ = [
     "AsyncCache",
     "AsyncClient",
     "AsyncLease",
+    "AsyncRangeStream",
     "AsyncWatch",
     "Cache",
     "CallTimedOut",
@@ -57,6 +59,7 @@ __all__ = [
     "Put",
     "PutResult",
     "RangeResult",
+    "RangeStream",
     "RequestRefused",
     "StatusResult",
     "TxnResult",

@@ -14,6 +14,8 @@ from actd.calls import Call, Key
 from actd.client import DEFAULT_TIMEOUT_S
 from actd.errors import ActdError, ClientClosed
 from actd.leases import AsyncLease
+from actd.range_feed import RangeFeed
+from actd.range_stream import AsyncRangeStream
 from actd.results import (
     CompactResult,
     DeleteResult,
@@ -165,6 +167,23 @@ class AsyncClient:
     ) -> "asyncio.Future[RangeResult]":
         """Return the pairs whose keys begin with `prefix`."""
         return self.submit(calls.get_prefix(prefix, **options), timeout_s)
+
+    async def range_stream(
+        self,
+        prefix: Key,
+        range_end: Key | None = None,
+        *,
+        revision: int = 0,
+        limit: int = 0,
+        keys_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> AsyncRangeStream:
+        """Return an asynchronous iterator over any number of pairs; see `Client.range_stream`."""
+        key, end = prefix_range(prefix) if range_end is None else (prefix, range_end)
+        if not revision:
+            revision = (await self.range(key, limit=1, keys_only=True, timeout_s=timeout_s)).revision
+        feed = RangeFeed(key, end, revision=revision, limit=limit, keys_only=keys_only)
+        return AsyncRangeStream(self, feed, self._timeout_s if timeout_s is None else timeout_s)
 
     def delete(
         self, key: Key, range_end: Key = b"", *, prev_kv: bool = False, timeout_s: float | None = None

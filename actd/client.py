@@ -16,6 +16,8 @@ from actd import calls
 from actd.calls import Call, Key
 from actd.errors import ActdError, ClientClosed
 from actd.leases import Lease
+from actd.range_feed import RangeFeed
+from actd.range_stream import RangeStream
 from actd.results import (
     CompactResult,
     DeleteResult,
@@ -233,6 +235,31 @@ class Client:
     def get_prefix(self, prefix: Key, *, timeout_s: float | None = None, **options: Any) -> RangeResult:
         """Return the pairs whose keys begin with `prefix`; options as `range`."""
         return self._call(calls.get_prefix(prefix, **options), timeout_s)
+
+    def range_stream(
+        self,
+        prefix: Key,
+        range_end: Key | None = None,
+        *,
+        revision: int = 0,
+        limit: int = 0,
+        keys_only: bool = False,
+        timeout_s: float | None = None,
+    ) -> RangeStream:
+        """Return an iterator over any number of pairs, all of one revision, that come in pieces.
+
+        Args:
+            prefix: of the keys; the first key where `range_end` is given.
+            range_end: end of a range as in `range`.
+            revision: which the pairs are read at; 0: the current one, which is asked for first.
+            limit: the most pairs that are wanted; 0: all.
+            keys_only: leave the values out.
+            timeout_s: how long nothing may come.
+        """
+        key, end = prefix_range(prefix) if range_end is None else (prefix, range_end)
+        revision = revision or self.range(key, limit=1, keys_only=True, timeout_s=timeout_s).revision
+        feed = RangeFeed(key, end, revision=revision, limit=limit, keys_only=keys_only)
+        return RangeStream(self._own_worker(), feed, self._timeout_s if timeout_s is None else timeout_s)
 
     def delete(
         self, key: Key, range_end: Key = b"", *, prev_kv: bool = False, timeout_s: float | None = None

@@ -86,6 +86,7 @@ RANGE: Final[Spec] = {
     3: Field("more", "bool"),
     4: Field("count", "int"),
 }
+RANGE_STREAM: Final[Spec] = {1: Field("range", "message", inner=RANGE)}
 DELETE: Final[Spec] = {
     1: _HEADER_FIELD,
     2: Field("deleted", "int"),

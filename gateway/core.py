@@ -107,7 +107,7 @@ class GatewayCore:
         """When a neighbour last said something, or this was woken."""
         self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(partial(self._ask, KEEP_ALIVE)).open)
         self.conversations = Conversations(self._ask, self.watches, lambda: self._now)
-        self._stepped = serve_services(self.streams, self.conversations)
+        self._stepped = serve_services(self.streams, self.conversations, self._ask)
         self._snapshots = SnapshotService(identity.incarnation)
         self.streams.serve(SNAPSHOT, self._snapshots.open)
 

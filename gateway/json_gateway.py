@@ -353,25 +353,16 @@ class _StreamExchange:
                 await self._news.wait()
 
     async def _tell_messages(self) -> None:
-        text: list[bytes] = []
-        size = 0
+        """Send each message as one piece, which HTTP/1.1 makes a chunk: some clients take a chunk for a line."""
         while self._messages and not self._gone:
             message = b"".join(self._messages.popleft())
             self._entry.sent += 1
             self._gateway.shared.sent_bytes += len(message)
             if len(message) <= PART_BYTES:
-                line = b'{"result":%b}\n' % self._route.form.render(self._route.response.FromString(message)).encode()
-                text.append(line)
-                size += len(line)
+                text = self._route.form.render(self._route.response.FromString(message)).encode()
             else:
-                text.append(b'{"result":')
-                async for piece in self._gateway.render(self._route, message):
-                    await self._write(b"".join([*text, piece]))
-                    text = []
-                text.append(b"}\n")
-            if size >= PART_BYTES or not self._messages:
-                await self._write(b"".join(text))
-                text, size = [], 0
+                text = b"".join([piece async for piece in self._gateway.render(self._route, message)])
+            await self._write(b'{"result":%b}\n' % text)
             self._taken(len(message))
 
     def _taken(self, size: int) -> None:

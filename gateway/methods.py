@@ -73,6 +73,8 @@ _TXN_READ: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.TXN))
 _TXN_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.TXN))
 _RANGE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.RANGE))
 _RANGE_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.RANGE))
+_RANGE_PAGE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.RANGE_PAGE))
+_RANGE_PAGE_LOCAL: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.RANGE_PAGE))
 _STATUS: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.STATUS))
 _HASH_KV: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.HASH_KV))
 _GRANT: Final = Ruling(ErrorCode.OK, Route.GRANT, int(CommandKind.LEASE_GRANT), quota=True)
@@ -104,6 +106,10 @@ def _rule_range(body: bytes, _operations_max: int) -> Ruling:
     if code:
         return _refuse(code)
     return _RANGE_LOCAL if request.serializable else _RANGE
+
+
+def _rule_range_page(body: bytes, _operations_max: int) -> Ruling:
+    return _RANGE_PAGE_LOCAL if rpc.RangeRequest.FromString(body).serializable else _RANGE_PAGE
 
 
 def _rule_delete(body: bytes, _operations_max: int) -> Ruling:
@@ -234,6 +240,7 @@ _STREAMS: Final = (
     StreamMethod(102, "etcdserverpb.Watch", "Watch"),
     StreamMethod(103, _LEASE, "LeaseKeepAlive"),
     StreamMethod(120, "v3electionpb.Election", "Observe"),
+    StreamMethod(150, _KV, "RangeStream"),
     StreamMethod(160, "etcdserverpb.Maintenance", "Snapshot"),
 )
 
@@ -247,6 +254,11 @@ STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for meth
 """Streaming RPCs by gRPC path."""
 STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: method for method in _STREAMS}
 """By number on the ZeroMQ door."""
+OWN_CALL: Final = 0
+"""The number of what a node asks itself, for its health pages: a learner answers that too."""
+RANGE_PAGE: Final = Method(OWN_CALL, _KV, "RangePage", _rule_range_page)
+"""A page of a RangeStream, which a gateway asks for itself; no client can."""
+RANGE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.KV/RangeStream"]
 WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]
 KEEP_ALIVE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.Lease/LeaseKeepAlive"]
 OBSERVE: Final = STREAM_METHODS[b"/v3electionpb.Election/Observe"]
@@ -256,7 +268,5 @@ STEPPED: Final[dict[int, StreamMethod]] = {
 """The streams behind unary methods that take steps, by the method's number; no door names them as streams."""
 SNAPSHOT: Final = STREAM_METHODS[b"/etcdserverpb.Maintenance/Snapshot"]
 HEALTH_WATCH: Final = STREAM_METHODS[b"/grpc.health.v1.Health/Watch"]
-OWN_CALL: Final = 0
-"""The number of what a node asks itself, for its health pages: a learner answers that too."""
 PUT: Final = METHODS[b"/etcdserverpb.KV/Put"]
 """The busiest method, for the short cut in the core."""

@@ -121,6 +121,12 @@ class Stream:
         self._table.paused[self.call_id] = None
         return False
 
+    def pause(self) -> None:
+        """Have `on_room` called when the door has taken what was sent and there is room; something was sent."""
+        if self.outcome is None:
+            assert self.outbox, "the door calls when it takes something"
+            self._table.paused[self.call_id] = None
+
     @property
     def has_room(self) -> bool:
         """Whether there is room now."""

@@ -23,6 +23,17 @@ def check_range(request: rpc.RangeRequest) -> ErrorCode:
     return ErrorCode.OK
 
 
+def check_range_stream(request: rpc.RangeRequest) -> ErrorCode:
+    """Return OK, or why a RangeStream is refused: it goes through keys in their order and leaves none out."""
+    code = check_range(request)
+    if code:
+        return code
+    if request.sort_order and (request.sort_order, request.sort_target) != (rpc.RangeRequest.ASCEND, 0):
+        return ErrorCode.RANGE_STREAM_SORTED
+    filters = request.min_mod_revision, request.max_mod_revision, request.min_create_revision
+    return ErrorCode.RANGE_STREAM_FILTERED if any((*filters, request.max_create_revision)) else ErrorCode.OK
+
+
 def check_put(request: rpc.PutRequest) -> ErrorCode:
     """Return OK, or why a Put is refused."""
     if not request.key:

@@ -79,6 +79,8 @@ class ReadKind(IntEnum):
     PERMIT_RANGE = 128
     """The same if the user may read what the RangeRequest names: what a watch asks before it begins."""
     ALARMS = 140
+    RANGE_PAGE = 150
+    """As much of a RangeRequest's answer as makes a page, and no count: what a `RangeStream` is made of."""
 
 
 class Origin(NamedTuple):

@@ -101,6 +101,8 @@ class ErrorCode(IntEnum):
     NO_PASSWORD_USER = 77
     PASSWORD_TOO_LONG = 78
     TOKENS_VERIFIED_ONLY = 79
+    RANGE_STREAM_SORTED = 90
+    RANGE_STREAM_FILTERED = 91
     SESSION_EXPIRED = 110
     NOT_ELECTED = 111
     NOBODY_ELECTED = 112
@@ -186,6 +188,8 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
         _G.UNKNOWN, "etcdserver: request timed out, leader transfer took too long", outcome_unknown=True
     ),
     ErrorCode.UNIMPLEMENTED: WireError(_G.UNIMPLEMENTED, "unknown method"),
+    ErrorCode.RANGE_STREAM_SORTED: WireError(_G.UNIMPLEMENTED, "RangeStream does not support custom sort orders"),
+    ErrorCode.RANGE_STREAM_FILTERED: WireError(_G.UNIMPLEMENTED, "RangeStream does not support revision filters"),
     ErrorCode.RESPONSE_TOO_LARGE: WireError(
         _G.RESOURCE_EXHAUSTED, "actd: response is over the byte budget, use limit to page"
     ),

@@ -196,6 +196,7 @@ _COMMANDS: Final[dict[int, Need]] = {
 }
 _READS: Final[dict[int, Need]] = {
     ReadKind.RANGE: _range,
+    ReadKind.RANGE_PAGE: _range,
     ReadKind.PERMIT_RANGE: _range,
     ReadKind.TXN: _txn,
     ReadKind.STATUS: _nothing,  # the door asks for a user: the node's own health checks have none

@@ -87,7 +87,7 @@ def range_slices(request: RangeRequest, view: View, header: bytes) -> Slices:
     at_old = 0 < request.revision < view.revision
     if request.count_only:
         count = yield from _count(view, start, end, request.revision if at_old else 0)
-        return header + _tail(False, count)
+        return header + range_tail(False, count)
     if end is not None and end <= start:
         return header
     plan = _plan(request)
@@ -170,7 +170,7 @@ class _Rows:
             if plan.filtered and not _passes(request, record):
                 continue
             if strip:
-                rows.append(_without_value(record) + record[-TRAILER_BYTES:])
+                rows.append(without_value(record) + record[-TRAILER_BYTES:])
             else:
                 rows.append(record)
             size += len(rows[-1]) - TRAILER_BYTES
@@ -193,12 +193,12 @@ def _encode(request: RangeRequest, plan: _Plan, collected: _Rows, count: int, he
     if more:
         del rows[request.limit :]
     if request.keys_only and plan.sort_target == RangeRequest.VALUE:
-        frames = [_without_value(row) for row in rows]
+        frames = [without_value(row) for row in rows]
     elif collected.bytes > PIECE_BYTES:
-        return (yield from _in_pieces(rows, header, _tail(more, count)))
+        return (yield from _in_pieces(rows, header, range_tail(more, count)))
     else:
         frames = [row[:-TRAILER_BYTES] for row in rows]
-    return b"%b%b%b" % (header, b"".join(frames), _tail(more, count))
+    return b"%b%b%b" % (header, b"".join(frames), range_tail(more, count))
 
 
 def _in_pieces(rows: list[bytes], header: bytes, tail: bytes) -> Slices:
@@ -216,7 +216,8 @@ def _in_pieces(rows: list[bytes], header: bytes, tail: bytes) -> Slices:
     return b"".join(piece)
 
 
-def _tail(more: bool, count: int) -> bytes:
+def range_tail(more: bool, count: int) -> bytes:
+    """Return the end of a RangeResponse: whether there is more, and the count if there is one."""
     return (b"\x18\x01" if more else b"") + (b"\x20" + varint(count) if count else b"")
 
 
@@ -247,7 +248,8 @@ def _sorted(rows: list[bytes], plan: _Plan) -> list[bytes]:
     return sorted(rows, key=sort_key, reverse=plan.descending)
 
 
-def _without_value(record: bytes) -> bytes:
+def without_value(record: bytes) -> bytes:
+    """Return a record's pair as a field of a RangeResponse, but for its value."""
     pair = KeyValue.FromString(key_value_bytes(record))
     pair.ClearField("value")
     data = pair.SerializeToString()

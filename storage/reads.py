@@ -28,6 +28,7 @@ from storage.hash_kv import hash_slices
 from storage.layout import KV
 from storage.lease import leases_from
 from storage.mvcc import MvccStore, Result
+from storage.range_page import page_slices
 from storage.range_read import SLICE_ROWS, Slices, View, check_revision, range_slices, single_response
 from storage.txn import read_only_slices
 from storage.wire_bytes import varint
@@ -174,6 +175,10 @@ def _slices(store: MvccStore, kind: int, body: bytes, header: bytes, identity: I
         request = RangeRequest.FromString(body)
         at_old = 0 < request.revision < store.revision
         return range_slices(request, view, header), request.revision if at_old else _ANY_COMPACTION
+    if kind == ReadKind.RANGE_PAGE:
+        request = RangeRequest.FromString(body)
+        at_old = 0 < request.revision < store.revision
+        return page_slices(request, view, header), request.revision if at_old else _ANY_COMPACTION
     if kind == ReadKind.TXN:
         txn = TxnRequest.FromString(body)
         return read_only_slices(txn, view, header), store.compacted

@@ -12,9 +12,12 @@ from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
+import grpc
 import pytest
 from clusters import Cluster, running
 from etcd_server import need_etcd, running_etcd
+
+from protocol.wire import rpc_pb2 as rpc
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 Answer = tuple[int, list[Any]]
@@ -167,6 +170,30 @@ def test_same_requests_have_the_same_answers(addresses: tuple[str, str]) -> None
         # Both may say the progress before or after the events: what is said counts, and per watch its order.
         said = [sorted(map(json.dumps, as_of_37(ask(address, "/v3/watch", body, lines))[1])) for address in addresses]
         assert said[1] == said[0], body
+
+
+def test_range_stream_over_json_and_grpc_is_what_range_answers(addresses: tuple[str, str]) -> None:
+    """Some megabytes in pieces; etcd has no such path, so actd is compared with itself."""
+    _, address = addresses
+    with grpc.insecure_channel(address) as channel:
+        put = channel.unary_unary("/etcdserverpb.KV/Put", request_serializer=rpc.PutRequest.SerializeToString)
+        for number in range(40):
+            put(rpc.PutRequest(key=b"rs/%02d" % number, value=bytes([number]) * 100_000), timeout=30)
+        form = rpc.RangeStreamResponse.FromString
+        stream = channel.unary_stream("/etcdserverpb.KV/RangeStream", rpc.RangeRequest.SerializeToString, form)
+        pieces = list(stream(rpc.RangeRequest(key=b"rs/", range_end=b"rs0"), timeout=30))
+
+    merged = rpc.RangeResponse()
+    for piece in pieces:
+        merged.MergeFrom(piece.range_response)
+    status, lines = ask(address, "/v3/kv/rangestream", {"key": b("rs/"), "range_end": b("rs0")})
+    assert status == 200
+    assert len(pieces) == len(lines) > 3
+    pairs = [pair for line in lines for pair in line["result"]["range_response"]["kvs"]]
+    (whole,) = ask(address, "/v3/kv/range", {"key": b("rs/"), "range_end": b("rs0")})[1]
+    assert pairs == whole["kvs"]
+    assert [b(pair.key.decode()) for pair in merged.kvs] == [pair["key"] for pair in pairs]
+    assert str(merged.count) == lines[-1]["result"]["range_response"]["count"] == whole["count"]
 
 
 @pytest.mark.parametrize("option", ["--http1.1", "--http2-prior-knowledge"])
