@@ -11,6 +11,7 @@ from actd.errors import (
     Unavailable,
     WatchCompacted,
 )
+from actd.keys import CurveKeys
 from actd.leases import AsyncLease, Lease, LeaseLost
 from actd.range_stream import AsyncRangeStream, RangeStream
 from actd.results import (
@@ -43,6 +44,7 @@ __all__ = [
     "Client",
     "ClientClosed",
     "CompactResult",
+    "CurveKeys",
     "Delete",
     "DeleteResult",
     "Get",

@@ -13,6 +13,7 @@ from actd import calls
 from actd.calls import Call, Key
 from actd.client import DEFAULT_TIMEOUT_S
 from actd.errors import ActdError, ClientClosed
+from actd.keys import CurveKeys, may_use
 from actd.leases import AsyncLease
 from actd.range_feed import RangeFeed
 from actd.range_stream import AsyncRangeStream
@@ -42,13 +43,20 @@ class AsyncClient:
     """An asyncio client; arguments as `Client`'s. Belongs to the loop of its first call."""
 
     def __init__(
-        self, endpoints: str | Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, cluster: int = 0, name: str = ""
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        cluster: int = 0,
+        name: str = "",
+        curve: CurveKeys | None = None,
     ) -> None:
         doors = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
         if not doors:
             raise ValueError("a client needs at least one endpoint")
         self._doors = doors
-        self._session = Session(doors, cluster, name)
+        self._curve = curve
+        self._session = Session(doors, cluster, name, may_use(curve, doors))
         self._timeout_s = timeout_s
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -104,7 +112,7 @@ class AsyncClient:
         now = time.monotonic()
         transport = self._transport
         if transport is None:
-            transport = self._transport = Transport()
+            transport = self._transport = Transport(self._curve)
         else:
             for frame in transport.receive():
                 session.received(frame, now)

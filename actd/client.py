@@ -15,6 +15,7 @@ from typing import Any, Final, TypeVar
 from actd import calls
 from actd.calls import Call, Key
 from actd.errors import ActdError, ClientClosed
+from actd.keys import CurveKeys, may_use
 from actd.leases import Lease
 from actd.range_feed import RangeFeed
 from actd.range_stream import RangeStream
@@ -45,9 +46,10 @@ PIPELINE_CALLS_MAX: Final = 10_000
 class _Worker:
     """One background thread that owns socket and session; belongs to one process."""
 
-    def __init__(self, endpoints: tuple[str, ...], cluster: int, name: str) -> None:
+    def __init__(self, endpoints: tuple[str, ...], cluster: int, name: str, curve: CurveKeys | None) -> None:
         self.pid = os.getpid()
-        self._session = Session(endpoints, cluster, name)
+        self._curve = curve
+        self._session = Session(endpoints, cluster, name, may_use(curve, endpoints))
         self._lock = threading.Lock()
         self._inbox: list[tuple[Call[Any], float, Future[Any]]] = []
         self._tasks: list[Callable[[Session], None]] = []
@@ -92,7 +94,7 @@ class _Worker:
             self._thread.join()
 
     def _run(self) -> None:
-        transport = Transport()
+        transport = Transport(self._curve)
         try:
             self._turn_until_closed(transport)
         finally:
@@ -158,17 +160,26 @@ class Client:
         timeout_s: how long a call may take, unless it says otherwise.
         cluster: the cluster id that is expected, or 0 for any.
         name: what the door's log calls this client.
+        curve: keys, where the doors want CURVE.
     """
 
     def __init__(
-        self, endpoints: str | Sequence[str], *, timeout_s: float = DEFAULT_TIMEOUT_S, cluster: int = 0, name: str = ""
+        self,
+        endpoints: str | Sequence[str],
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        cluster: int = 0,
+        name: str = "",
+        curve: CurveKeys | None = None,
     ) -> None:
         self._endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
         if not self._endpoints:
             raise ValueError("a client needs at least one endpoint")
+        may_use(curve, self._endpoints)
         self._timeout_s = timeout_s
         self._cluster = cluster
         self._name = name
+        self._curve = curve
         self._worker: _Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -210,7 +221,7 @@ class Client:
             with self._lock:
                 worker = self._worker
                 if worker is None:
-                    worker = self._worker = _Worker(self._endpoints, self._cluster, self._name)
+                    worker = self._worker = _Worker(self._endpoints, self._cluster, self._name, self._curve)
         return worker
 
     def _call(self, call: Call[R], timeout_s: float | None) -> R:

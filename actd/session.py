@@ -104,7 +104,15 @@ class OpenCall:
 class Session:
     """Everything about a client but the bytes on the wire."""
 
-    def __init__(self, endpoints: tuple[str, ...], cluster: int, name: str) -> None:
+    def __init__(
+        self,
+        endpoints: tuple[str, ...],
+        cluster: int,
+        name: str,
+        may_use: Callable[[str], bool] = bool,
+    ) -> None:
+        """`may_use` says whether a door that others tell of can be used."""
+        self._may_use = may_use
         assert endpoints, "a client needs a door"
         self.endpoints = list(endpoints)
         self.closed = False
@@ -408,7 +416,7 @@ class Session:
         if self.greeting is Greeting.ASKED:
             self.greeting = Greeting.DONE
         for door in hello.doors:
-            if door not in self.endpoints:
+            if door not in self.endpoints and self._may_use(door):
                 self.endpoints.append(door)
 
     def _on_refused(self, refused: ClientRefused, now: float) -> None:

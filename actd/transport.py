@@ -8,6 +8,7 @@ from typing import Final
 
 import zmq
 
+from actd.keys import CurveKeys
 from protocol.codec import MESSAGE_BYTES_MAX
 
 RECEIVES_MAX: Final = 64
@@ -19,7 +20,9 @@ HEARTBEAT_TIMEOUT_MS: Final = 30_000
 class Transport:
     """A socket that can be pointed elsewhere."""
 
-    def __init__(self) -> None:
+    def __init__(self, curve: CurveKeys | None = None) -> None:
+        """With `curve` everything is encrypted, and only doors that hold the right key are believed."""
+        self._curve = curve
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
 
@@ -36,6 +39,10 @@ class Transport:
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        if self._curve is not None:
+            socket.setsockopt(zmq.CURVE_SERVERKEY, self._curve.server_key(endpoint))
+            socket.setsockopt(zmq.CURVE_PUBLICKEY, self._curve.public)
+            socket.setsockopt(zmq.CURVE_SECRETKEY, self._curve.secret)
         socket.connect(endpoint)
         self._socket = socket
 

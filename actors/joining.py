@@ -9,12 +9,15 @@ Owns the question and its answer. Invariant: nothing is believed that is not add
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import zmq
 
+from actors.curve import PEERS, Context, Curve
 from actors.links import bodies_of, pack_packet
 from protocol import codec, peer
 from protocol.addresses import Address
@@ -73,6 +76,7 @@ def ask_members(
     contacts: Sequence[str],
     dial: Callable[[str], str],
     patience_s: float = JOIN_PATIENCE_S,
+    secure: Callable[[Context], Curve | None] = lambda _context: None,
 ) -> Joined:
     """Ask until a member answers.
 
@@ -82,25 +86,26 @@ def ask_members(
         contacts: peer URLs of members.
         dial: makes an address of a peer URL.
         patience_s: how long to ask.
+        secure: returns the CURVE of a context, where members speak it.
 
     Raises:
         StartRefused: nobody answers in time, or the member is not to be joined; the text says what to do.
     """
-    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    context: Context = zmq.Context()
+    curve = secure(context)
     try:
         inbox = context.socket(zmq.PULL)
+        if curve is not None:
+            curve.secure_door(inbox, PEERS)
         for listener in listeners:
             inbox.bind(listener.zmq_bind())
-        outboxes = [_outbox(context, dial(url)) for url in contacts]
+        outboxes = [_Outbox(context, dial(url), curve) for url in contacts]
         nowhere = PeerHeader(PEER_WIRE_VERSION, ClusterId(0), NOBODY, NOBODY, NO_STORE, Incarnation(0), "raft")
         question = pack_packet(nowhere.pack(), [codec.encode(peer.JoinAsked(peer_urls=peer_urls))])
         until = time.monotonic() + patience_s
         while time.monotonic() < until:
             for outbox in outboxes:
-                try:
-                    outbox.send(question, zmq.NOBLOCK)
-                except zmq.Again:
-                    continue
+                outbox.send(question)
             asked_again_at = time.monotonic() + ASK_INTERVAL_MS / 1000
             while (left_s := asked_again_at - time.monotonic()) > 0:
                 if inbox.poll(int(left_s * 1000) + 1):
@@ -108,6 +113,8 @@ def ask_members(
                     if joined is not None:
                         return joined
     finally:
+        if curve is not None:
+            curve.close()
         context.destroy(linger=0)
     raise StartRefused(
         f"no member at {', '.join(contacts) or 'any address'} knows a new member at {', '.join(peer_urls)}: add it "
@@ -115,12 +122,37 @@ def ask_members(
     )
 
 
-def _outbox(context: "zmq.Context[zmq.Socket[bytes]]", address: str) -> "zmq.Socket[bytes]":
-    outbox = context.socket(zmq.PUSH)
-    outbox.setsockopt(zmq.IMMEDIATE, 1)
-    outbox.setsockopt(zmq.IPV6, 1)
-    outbox.connect(address)
-    return outbox
+class _Outbox:
+    """The way to one member; opened anew when the member, or we, would not have it."""
+
+    def __init__(self, context: Context, address: str, curve: Curve | None) -> None:
+        self._context = context
+        self._address = address
+        self._curve = curve
+        self._failed = threading.Event()
+        self._socket: zmq.Socket[bytes] | None = None
+
+    def send(self, question: bytes) -> None:
+        """Ask, if the member can be reached."""
+        if self._failed.is_set() and self._socket is not None:
+            self._socket.close(linger=0)
+            self._socket = None
+        if self._socket is None:
+            self._failed.clear()
+            self._socket = self._open()
+        if self._socket is not None:
+            with suppress(zmq.Again):
+                self._socket.send(question, zmq.NOBLOCK)
+
+    def _open(self) -> "zmq.Socket[bytes] | None":
+        socket = self._context.socket(zmq.PUSH)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.IPV6, 1)
+        if self._curve is not None and not self._curve.secure_link(socket, self._address, self._failed.set):
+            socket.close(linger=0)
+            return None
+        socket.connect(self._address)
+        return socket
 
 
 def _read(packet: bytes) -> Joined | None:

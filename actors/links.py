@@ -10,13 +10,17 @@ read until it is empty, or says that it is `pending`.
 
 import random
 import struct
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import zmq
 from zmq.backend import Socket as BackendSocket
 
+from actors.curve import PEERS, Curve
 from actors.metrics import ActorMetrics
 from protocol.codec import MESSAGE_BYTES_MAX
 from protocol.errors import InvariantViolation, PeerFault, StartRefused
@@ -32,6 +36,8 @@ PEER_SILENCE_MS_MAX: Final = 5000
 LINGER_ON_STOP_MS: Final = 500
 FORMER_MEMBERS_MAX: Final = 16
 """Addresses kept of those that were removed."""
+LINK_RENEWAL_S: Final = 1.0
+"""A link whose handshake has failed is opened anew after so long."""
 PACKET_BYTES_MAX: Final = 2 * 1024 * 1024
 """Bodies of one turn share a packet up to about this size: whoever receives it copies it in one go."""
 RECEIVED_BYTES_PER_TURN_MAX: Final = 4 * 1024 * 1024
@@ -226,9 +232,14 @@ class PeerLinks:
         addresses: dict[MemberId, str],
         metrics: ActorMetrics,
         dial: Callable[[str], str] = str,
+        curve: Curve | None = None,
     ) -> None:
         """With `dial` an address is made of the URLs that `know` is given."""
         self._context = context
+        self._curve = curve
+        self._failed: deque[tuple[MemberId, bool]] = deque()
+        """Links whose handshake has failed, as another thread tells."""
+        self._renew_at: dict[tuple[MemberId, bool], float] = {}
         self._identity = identity
         self._addresses = addresses
         self._dial = dial
@@ -251,6 +262,8 @@ class PeerLinks:
         """Send what is staged; what a link does not take at once is dropped and counted."""
         if not self._staged:
             return
+        if self._failed or self._renew_at:
+            self._renew()
         staged, self._staged = self._staged, {}
         for (to, bulk, actor), bodies in staged.items():
             socket = self._socket(to, bulk=bulk)
@@ -279,7 +292,7 @@ class PeerLinks:
 
     def _socket(self, to: MemberId, *, bulk: bool) -> zmq.Socket[bytes] | None:
         socket = self._sockets.get((to, bulk))
-        if socket is None and to in self._addresses:
+        if socket is None and to in self._addresses and (to, bulk) not in self._renew_at:
             socket = self._context.socket(zmq.PUSH)
             socket.setsockopt(zmq.SNDHWM, PEER_QUEUE_MESSAGES_MAX)
             socket.setsockopt(zmq.IMMEDIATE, 1)
@@ -289,6 +302,11 @@ class PeerLinks:
             # libzmq has no jitter of its own under a maximum: not all of a cluster should knock at one instant.
             socket.setsockopt(zmq.RECONNECT_IVL, random.randrange(50, 100))
             socket.setsockopt(zmq.RECONNECT_IVL_MAX, random.randrange(1500, 2500))
+            on_failed = partial(self._failed.append, (to, bulk))
+            if self._curve is not None and not self._curve.secure_link(socket, self._addresses[to], on_failed):
+                socket.close(linger=0)
+                self._failed.append((to, bulk))
+                return None
             socket.connect(self._addresses[to])
             self._sockets[(to, bulk)] = socket
         return socket
@@ -313,6 +331,18 @@ class PeerLinks:
         self._addresses = {**kept, **addresses}
         self.connect_all(addresses)
 
+    def _renew(self) -> None:
+        """Open links anew whose handshake has failed: libzmq never tries again once it was refused, nor other keys."""
+        now = time.monotonic()
+        while self._failed:
+            self._renew_at.setdefault(self._failed.popleft(), now + LINK_RENEWAL_S)
+        for link, due in list(self._renew_at.items()):
+            if now >= due:
+                del self._renew_at[link]
+                socket = self._sockets.pop(link, None)
+                if socket is not None:
+                    socket.close(linger=0)
+
     def connect_all(self, members: Iterable[MemberId] | None = None) -> None:
         """Open every link ahead of its first use, so that the first election need not wait for it."""
         for member in sorted(self._addresses if members is None else members):
@@ -336,10 +366,13 @@ class PeerDoor:
         identity: NodeIdentity,
         address: str,
         metrics: ActorMetrics,
+        curve: Curve | None = None,
     ) -> None:
         self._identity = identity
         self._metrics = metrics
         self.inbox = context.socket(zmq.PULL)
+        if curve is not None:
+            curve.secure_door(self.inbox, PEERS)
         self.inbox.setsockopt(zmq.RCVHWM, 4 * PEER_QUEUE_MESSAGES_MAX)
         self.inbox.setsockopt(zmq.MAXMSGSIZE, MESSAGE_BYTES_MAX)
         self.inbox.setsockopt(zmq.LINGER, 0)

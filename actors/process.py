@@ -13,8 +13,10 @@ from typing import cast
 import zmq
 
 from actors.actor import Actor
+from actors.curve import Curve, open_curve
 from actors.lifeline import Lifeline
 from actors.links import LocalLinks, PeerDoor, PeerLinks
+from actors.metrics import ActorMetrics
 from actors.shell import Shell
 from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
@@ -52,6 +54,12 @@ class ProcessContext:
         """Return the address that a peer URL stands for."""
         return parse_url(peer_url).zmq_connect()
 
+    def open_curve(self, context: "zmq.Context[zmq.Socket[bytes]]", actor: str, metrics: ActorMetrics) -> Curve | None:
+        """Return what secures a process's TCP sockets; None where they speak plain text."""
+        members = {founder.member: founder.name for founder in self.identity.founders}
+        names = {address: members.get(member, "") for member, address in self.peer_addresses().items()}
+        return open_curve(self.node.curve, context, metrics, actor, names)
+
 
 Role = Callable[[ProcessContext], int]
 """A role's entry point; returns the exit status."""
@@ -60,20 +68,24 @@ Role = Callable[[ProcessContext], int]
 def run_shell(context: ProcessContext, actor: Actor, *, peers: bool, door: bool) -> int:
     """Run `actor` in this process until it halts; return 0 if it was asked to."""
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    curve = context.open_curve(zmq_context, actor.name, actor.metrics) if peers or door else None
     links = LocalLinks(zmq_context, actor.name, context.identity.incarnation)
     for sibling, incarnation in context.siblings.items():
         links.connect(sibling, incarnation)
     peer_links = None
     if peers:
-        peer_links = PeerLinks(zmq_context, context.identity, context.peer_addresses(), actor.metrics, context.dial)
+        addresses = context.peer_addresses()
+        peer_links = PeerLinks(zmq_context, context.identity, addresses, actor.metrics, context.dial, curve)
         peer_links.connect_all()
     peer_door = None
     if door:
         listeners = [address.zmq_bind() for address in context.node.peer_listeners]
-        peer_door = PeerDoor(zmq_context, context.identity, listeners[0], actor.metrics)
+        peer_door = PeerDoor(zmq_context, context.identity, listeners[0], actor.metrics, curve)
         for more in listeners[1:]:
             peer_door.listen(more)
     halt = Shell(actor, context.lifeline, links, peer_links, peer_door).run()
+    if curve is not None:
+        curve.close()
     zmq_context.term()
     return 1 if halt.failed else 0
 

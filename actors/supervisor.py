@@ -19,8 +19,10 @@ from typing import Final
 import structlog
 from setproctitle import setproctitle
 
+from actors.curve import Context, Curve, open_curve
 from actors.joining import Joined, ask_in_a_process, ask_members
 from actors.lifeline import Lifeline, LifelineCut
+from actors.metrics import ActorMetrics
 from actors.node_directory import NodeDirectory
 from actors.process import GROUP, ProcessContext, Role
 from actors.shell import HELPER_ASKERS, HELPERS, REASON_CHARS_MAX
@@ -135,10 +137,17 @@ class Supervisor:
         node = self._node
         contacts = [url for urls in self._contacts if (url := dialled_url(urls)) is not None]
         self._log.info("joining", peer_urls=node.peer_urls, contacts=contacts)
+
+        def dial(url: str) -> str:
+            return parse_url(url).zmq_connect()
+
+        names = {dial(url): other.name for other in self._config.nodes for url in other.peer_urls}
+
+        def secure(context: Context) -> Curve | None:
+            return open_curve(node.curve, context, ActorMetrics(), "joiner", names)
+
         return ask_in_a_process(
-            lambda: ask_members(
-                node.peer_urls, node.peer_listeners, contacts, lambda url: parse_url(url).zmq_connect()
-            ),
+            lambda: ask_members(node.peer_urls, node.peer_listeners, contacts, dial, secure=secure),
             lambda: self._stopping,
         )
 

@@ -91,6 +91,15 @@ def revoke(ca: Pair, serials: Sequence[int], days: float) -> bytes:
     return builder.sign(ca.key, hashes.SHA256()).public_bytes(_PEM)
 
 
+def load_revoked(pem: bytes) -> list[int]:
+    """Return the serial numbers on a list that `revoke` has made.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return [entry.serial_number for entry in x509.load_pem_x509_crl(pem)]
+
+
 def load_pair(cert_file: Path, key_file: Path) -> Pair:
     """Return the pair in two files.
 

@@ -36,10 +36,11 @@ def run_gateway(context: ProcessContext) -> int:
     loop = uvloop.new_event_loop()
     asyncio.set_event_loop(loop)
     zmq_context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    core = GatewayCore(context.identity, context.config)
+    curve = context.open_curve(zmq_context, "gateway", core.metrics)
     links = LocalLinks(zmq_context, "gateway", context.identity.incarnation)
     for sibling, incarnation in context.siblings.items():
         links.connect(sibling, incarnation)
-    core = GatewayCore(context.identity, context.config)
     core.members.calls.unix_s = lambda: int(time.time())
     gateway = GatewayLoop(core, loop, links, context.lifeline, lambda report: page.report(report))
     health = HealthService()
@@ -77,10 +78,12 @@ def run_gateway(context: ProcessContext) -> int:
             gateway.doors.append(ClientDoor(gateway, door_name(address), no_calls, pages, limits, tls=secured))
     if context.node.zmq:
         gateway.doors.append(
-            ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics)
+            ZmqDoor(gateway, zmq_context, context.identity, context.config, context.node.zmq, core.metrics, curve)
         )
     tune_garbage_collection()
     halt = gateway.run()
+    if curve is not None:
+        curve.close()
     zmq_context.term()
     loop.close()
     return 1 if halt.failed else 0

@@ -28,6 +28,8 @@ HANDSHAKE_MS_MAX: Final = 10_000
 """How long a client may take to say who it is."""
 HANDSHAKES_PER_TURN_MAX: Final = 4
 """Each costs a signature, about a third of a millisecond with an elliptic key and a whole one with RSA."""
+PARTING_S: Final = 1.0
+"""How long a client that was refused may take to read why."""
 READ_BYTES: Final = 256 * 1024
 LOG_INTERVAL_S: Final = 1.0
 _HANDSHAKE_RECORD: Final = 0x16
@@ -217,7 +219,21 @@ class TlsConnection(asyncio.Protocol):
     def _refuse(self, why: str, detail: str) -> None:
         self._failed = True
         self._handshakes.failed(why, self.raw.get_extra_info("peername"), detail)
-        self.shut()
+        if self._ssl is not None:
+            with suppress(ssl.SSLError, ValueError):
+                self._ssl.unwrap()
+            self._flush()
+        self._part()
+
+    def _part(self) -> None:
+        """Say nothing more, but listen for a moment.
+
+        A client takes its handshake to be done before we have seen its certificate, and goes on talking. If nobody took
+        that in, the kernel would answer it with a reset, and the client would never read why it was refused.
+        """
+        if not self.raw.is_closing():
+            self.raw.write_eof()
+            self._handshakes.loop.call_later(PARTING_S, self.raw.abort)
 
     def _answer_plain(self, data: bytes) -> None:
         """Tell a client that does not speak TLS that it should."""
@@ -227,7 +243,7 @@ class TlsConnection(asyncio.Protocol):
         elif data[:1].isalpha():
             self.raw.write(PLAIN_HTTP_ANSWER)
         self._handshakes.failed("plain_text", self.raw.get_extra_info("peername"), "the client does not speak TLS")
-        self.raw.close()
+        self._part()
 
     def sweep(self, _now: int) -> None:
         """End a handshake that takes too long."""

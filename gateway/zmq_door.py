@@ -17,6 +17,7 @@ from typing import Final
 import structlog
 import zmq
 
+from actors.curve import CLIENTS, Curve
 from actors.metrics import ActorMetrics
 from gateway.calls import Body
 from gateway.loop import SLICE_MS_MAX, GatewayLoop
@@ -139,8 +140,10 @@ class ZmqDoor:
         config: ClusterConfig,
         address: str,
         metrics: ActorMetrics,
+        curve: Curve | None = None,
     ) -> None:
         self._loop = loop
+        self._curve = curve
         self._identity = identity
         self._config = config
         self._address = address
@@ -189,6 +192,8 @@ class ZmqDoor:
         socket.setsockopt(zmq.MAXMSGSIZE, CLIENT_MESSAGE_BYTES_MAX)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        if self._curve is not None:
+            self._curve.secure_door(socket, CLIENTS)
         try:
             socket.bind(f"tcp://{self._address}")
         except zmq.ZMQError as error:

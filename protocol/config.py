@@ -25,7 +25,7 @@ from pydantic_core import ErrorDetails
 from protocol.addresses import Address, parse_listen_url, parse_url
 from protocol.errors import ConfigError
 from protocol.identity import Founding, FoundingMember
-from protocol.security import TlsConfig
+from protocol.security import CurveConfig, TlsConfig
 from protocol.types import ClusterId, MemberId
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
@@ -221,6 +221,7 @@ class NodeConfig(BaseModel):
         False, description="listen beyond loopback without TLS or CURVE; anybody there may read and write everything"
     )
     client_transport_security: TlsConfig = TlsConfig()
+    curve: CurveConfig = CurveConfig()
 
     @field_validator("listen_client_urls", "listen_peer_urls", "listen_metrics_urls")
     @classmethod
@@ -262,14 +263,17 @@ class NodeConfig(BaseModel):
         tls = self.client_transport_security.enabled
         for key, addresses in self.listeners().items():
             for address in addresses:
-                secure = address.secure and key in ("client", "listen_metrics_urls")
-                if secure and not tls:
+                for_curve = key in ("peer", "zmq")
+                secure = self.curve.enabled if for_curve else address.secure
+                if secure and not for_curve and not tls:
                     raise ValueError(f"{address.text} wants TLS: client_transport_security has no certificate")
                 if not secure and not address.is_local and not self.allow_insecure_listen:
-                    what = "use https and set up client_transport_security (TLS), " if key == "client" else ""
+                    what = (
+                        "set up curve (CURVE)" if for_curve else "use https and set up client_transport_security (TLS)"
+                    )
                     raise ValueError(
                         f"{key} {address.host_port} is not a loopback address, and what is said there would be plain "
-                        f"text: {what}listen on 127.0.0.1, ::1 or localhost, or say allow_insecure_listen = true"
+                        f"text: {what}, listen on 127.0.0.1, ::1 or localhost, or say allow_insecure_listen = true"
                     )
         return self
 
@@ -458,6 +462,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "compaction": CompactionConfig,
     "supervision": SupervisionConfig,
     "client_transport_security": TlsConfig,
+    "curve": CurveConfig,
 }
 
 

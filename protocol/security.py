@@ -1,7 +1,7 @@
-"""How a node's sockets are secured, as frozen models: TLS for gRPC and HTTP clients.
+"""How a node's sockets are secured, as frozen models: TLS for gRPC and HTTP clients, CURVE for ZeroMQ.
 
 Owns what the settings may say, etcd's names for them, and Go's names of cipher suites. Opens no file: whether a
-certificate can be used is found out by `gateway.tls`.
+certificate can be used is found out by `gateway.tls`, whether a key can, by `actors.curve`.
 Invariant: a `TlsConfig` that exists names only versions and suites that OpenSSL has.
 """
 
@@ -126,3 +126,35 @@ class TlsConfig(BaseModel):
     def wants_client_certificates(self) -> bool:
         """Whether a client without a good certificate is refused; as in etcd, either setting alone is enough."""
         return self.client_cert_auth or bool(self.trusted_ca_file)
+
+
+class CurveConfig(BaseModel):
+    """CURVE of the peer links and of the ZeroMQ client port; with a secret key both speak nothing else."""
+
+    model_config = _STRICT
+
+    secret_key_file: str = Field("", description="this node's key pair, as `python -m tools.keygen curve` writes it")
+    peer_keys_dir: str = Field(
+        "", description="public keys of the members, <name>.key; read anew when changed; empty: all have one key pair"
+    )
+    client_keys_dir: str = Field(
+        "",
+        description="public keys of ZeroMQ clients to let in; read anew when changed; empty: the node's own key",
+    )
+
+    @field_validator("secret_key_file", "peer_keys_dir", "client_keys_dir")
+    @classmethod
+    def _path(cls, value: str) -> str:
+        return _absolute(value)
+
+    @model_validator(mode="after")
+    def _relations(self) -> Self:
+        for key in ("peer_keys_dir", "client_keys_dir"):
+            if getattr(self, key) and not self.enabled:
+                raise ValueError(f"{key} without secret_key_file: a node needs a key pair of its own")
+        return self
+
+    @property
+    def enabled(self) -> bool:
+        """Whether peers and ZeroMQ clients must speak CURVE."""
+        return bool(self.secret_key_file)

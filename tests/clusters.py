@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from actd import Client
+from actd import Client, CurveKeys
 from actd.errors import ActdError
 from chaos.host import free_ports
 
@@ -36,7 +36,18 @@ def wait_until(condition: Callable[[], object], timeout_s: float, what: str = ""
 class Cluster:
     """A cluster file, its data, and the launchers that run it."""
 
-    def __init__(self, directory: Path, nodes: int = 3, **sections: dict[str, object]) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        nodes: int = 3,
+        *,
+        node_lines: Sequence[str] = (),
+        curve: CurveKeys | None = None,
+        **sections: dict[str, object],
+    ) -> None:
+        """With `node_lines` each node's table ends with these; `{name}` stands for its name. `curve`: for `client`."""
+        self._node_lines = node_lines
+        self.curve = curve
         self.directory = directory
         self.data = directory / "data"
         self.file = directory / "cluster.toml"
@@ -64,6 +75,7 @@ class Cluster:
         for name, (client, peer, zmq) in self.ports.items():
             lines += ["[[nodes]]", f'name = "{name}"']
             lines += [f'client = "127.0.0.1:{client}"', f'peer = "127.0.0.1:{peer}"', f'zmq = "127.0.0.1:{zmq}"']
+            lines += [line.format(name=name) for line in self._node_lines]
         self.file.write_text("\n".join(lines) + "\n")
 
     # --- addresses ---------------------------------------------------------------------------------
@@ -83,7 +95,7 @@ class Cluster:
 
     def client(self, *names: str, timeout_s: float = 15.0) -> Client:
         """Return a client of some nodes, or of all."""
-        return Client([self.zmq(name) for name in names or self.names], timeout_s=timeout_s)
+        return Client([self.zmq(name) for name in names or self.names], timeout_s=timeout_s, curve=self.curve)
 
     # --- running -----------------------------------------------------------------------------------
 

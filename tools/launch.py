@@ -19,6 +19,7 @@ from typing import Annotated, Final
 import structlog
 import typer
 
+from actors.curve import check_curve
 from actors.lifeline import Lifeline, LifelineCut
 from actors.logs import LEVELS, configure_logs
 from actors.process import ROLES, Role
@@ -84,6 +85,18 @@ def check_port(name: str, key: str, address: Address) -> None:
                 f"{name}: {key} address {address.host_port}: {error.strerror}; stop what listens there or "
                 "use another port"
             ) from error
+
+
+def check_keys(node: NodeConfig) -> None:
+    """Refuse to start with CURVE keys that cannot be used.
+
+    Raises:
+        ConfigError: the text names node and file.
+    """
+    try:
+        check_curve(node.curve)
+    except ConfigError as error:
+        raise ConfigError(f"{node.name}: curve: {error}") from error
 
 
 class Launcher:
@@ -258,6 +271,7 @@ def launch(
         check_ports(nodes)
         for entry in nodes:
             check_tls(entry)
+            check_keys(entry)
     except ConfigError as error:
         raise refuse(str(error)) from error
     configure_logs(log_format, log_level)

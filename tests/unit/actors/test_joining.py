@@ -2,19 +2,24 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import zmq
 
+from actors.curve import PEERS, Context, Curve, make_keys, open_curve
 from actors.joining import Joined, ask_in_a_process, ask_members
 from actors.links import bodies_of, pack_packet
+from actors.metrics import ActorMetrics
 from chaos.host import free_ports
 from protocol import codec, peer
 from protocol.addresses import parse_listen_url
+from protocol.curve_keys import key_file_text
 from protocol.errors import StartRefused
 from protocol.identity import Founding, FoundingMember
 from protocol.membership import MemberView
 from protocol.peer import PEER_HEADER_BYTES, PEER_WIRE_VERSION, PeerHeader, from_stranger
+from protocol.security import CurveConfig
 from protocol.types import ClusterId, Incarnation, MemberId, StoreId
 
 NEW, OLD = MemberId(7), MemberId(1)
@@ -23,21 +28,33 @@ NEW, OLD = MemberId(7), MemberId(1)
 class OldMember:
     """A member's peer port that answers each question with what it was told to."""
 
-    def __init__(self, answers: list[tuple[PeerHeader, peer.ClusterDescribed]]) -> None:
+    def __init__(
+        self, answers: list[tuple[PeerHeader, peer.ClusterDescribed]], keys: CurveConfig | None = None
+    ) -> None:
+        self._keys = keys or CurveConfig()
         here, there = free_ports(2)
         self.url, self.newcomer = f"http://127.0.0.1:{here}", f"http://127.0.0.1:{there}"
         self.asked: list[tuple[str, ...]] = []
         self._answers = answers
         self._stop = threading.Event()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._curve = self._secure(self._context)
         self._inbox = self._context.socket(zmq.PULL)
+        if self._curve is not None:
+            self._curve.secure_door(self._inbox, PEERS)
         self._inbox.bind(f"tcp://127.0.0.1:{here}")
         self._thread = threading.Thread(target=self._serve)
         self._thread.start()
 
+    def _secure(self, context: Context) -> Curve | None:
+        return open_curve(self._keys, context, ActorMetrics(), "raft", {})
+
     def _serve(self) -> None:
         outbox = self._context.socket(zmq.PUSH)
-        outbox.connect(self.newcomer.replace("http", "tcp"))
+        newcomer = self.newcomer.replace("http", "tcp")
+        if self._curve is not None:
+            assert self._curve.secure_link(outbox, newcomer, bool)
+        outbox.connect(newcomer)
         while not self._stop.is_set():
             if self._inbox.poll(50):
                 packet = self._inbox.recv()
@@ -55,13 +72,15 @@ class OldMember:
         """Stop."""
         self._stop.set()
         self._thread.join()
+        if self._curve is not None:
+            self._curve.close()
         self._context.term()
 
     def ask(self, patience_s: float = 10.0) -> Joined:
         """Ask as a newcomer would."""
         listener = parse_listen_url(self.newcomer)
         dial = lambda url: url.replace("http", "tcp")  # noqa: E731 - loopback URLs and nothing else
-        return ask_members((self.newcomer,), [listener], [self.url], dial, patience_s)
+        return ask_members((self.newcomer,), [listener], [self.url], dial, patience_s, self._secure)
 
 
 def head(actor: str = "joiner", version: int = PEER_WIRE_VERSION) -> PeerHeader:
@@ -96,6 +115,17 @@ def test_a_newcomer_learns_its_cluster_and_its_id_and_begins_as_a_learner(member
     assert [founder.promised for founder in joined.founding.founders] == [False, True]
     again = Joined.unpack(joined.pack())
     assert (again.founding, again.member) == (joined.founding, joined.member)
+
+
+def test_a_newcomer_with_keys_joins_under_curve(tmp_path: Path) -> None:
+    """Question and answer travel encrypted, between nodes that know each other's keys."""
+    secret = tmp_path / "all.key_secret"
+    secret.write_bytes(key_file_text(make_keys(), secret=True))
+    member = OldMember([(head(), DESCRIBED)], CurveConfig(secret_key_file=str(secret)))
+    try:
+        assert member.ask().member == NEW
+    finally:
+        member.close()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import asyncio
 import http.client
 import socket
 import ssl
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +24,7 @@ from gateway.certificates import issue, make_ca, write_file
 from gateway.sniff import Http2Protocol
 from gateway.tls import ServerTls
 from gateway.tls_connection import HANDSHAKE_MS_MAX, Handshakes, TlsConnection
+from protocol.security import TlsConfig
 from protocol.wire import rpc_pb2 as rpc
 
 PUT = "/etcdserverpb.KV/Put"
@@ -327,6 +329,25 @@ def test_a_client_that_does_not_read_is_not_read_from(files: CertificateFiles) -
         futures = [channel.unary_unary(PUT).future(request, timeout=30) for _ in range(30)]
         for future in futures:
             assert len(future.result()) > len(value)
+
+
+def test_the_openssl_way_of_the_documentation_works(tmp_path: Path) -> None:
+    """The commands in docs/security.md make what server and client accept."""
+    page_text = (Path(__file__).parents[3] / "docs" / "security.md").read_text()
+    script = page_text[page_text.index("```sh\n") + 6 :].partition("```")[0]
+    assert script.count("openssl ") == 8
+    subprocess.run(["sh", "-eu"], input=script, text=True, cwd=tmp_path, check=True, capture_output=True, timeout=60)
+    config = TlsConfig(
+        cert_file=str(tmp_path / "n1.pem"),
+        key_file=str(tmp_path / "n1-key.pem"),
+        trusted_ca_file=str(tmp_path / "ca.pem"),
+        client_cert_auth=True,
+    )
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    context.load_cert_chain(tmp_path / "alice.pem", tmp_path / "alice-key.pem")
+    with echo_door(tls=config) as door:
+        assert page(door, context) == 200
+        assert tmp_path.joinpath("ca-key.pem").stat().st_mode & 0o077 == 0
 
 
 class StoppedLoop:
