@@ -93,8 +93,9 @@ class Greeting(Enum):
 
 @dataclass(slots=True, eq=False)
 class OpenCall:
-    """A call that has not ended. `sent`: a door may have begun it."""
+    """A call that has not ended. `sent`: a door may have begun it; `number`: its place in the order of asking."""
 
+    number: int
     call: Call[Any]
     until: float
     done: Done
@@ -133,6 +134,7 @@ class Session:
         self._refusals: dict[str, ActdError] = {}
         """Doors that have refused us since one last took us, and why."""
         self._frames: list[bytes] = []
+        self._asked = 0
         self._waiting: list[OpenCall] = []
         self._sent: dict[int, OpenCall] = {}
         self._sent_bytes = 0
@@ -169,7 +171,8 @@ class Session:
             return
         if until < self._next_until:
             self._next_until = until
-        self._waiting.append(OpenCall(call, until, done))
+        self._asked += 1
+        self._waiting.append(OpenCall(self._asked, call, until, done))
 
     def close(self) -> None:
         """End every call and the conversation."""
@@ -207,7 +210,7 @@ class Session:
             else:
                 text = "the connection was lost before an answer came"
                 open_call.done(None, Unavailable(text, retryable=True, outcome_unknown=True))
-        self._waiting[:0] = again
+        self._put_back(again)
 
     def _not_begun(self, call_ids: Iterable[int]) -> None:
         """The door says that it has not touched these calls."""
@@ -219,7 +222,12 @@ class Session:
             if open_call is not None:
                 open_call.sent = False
                 again.append(open_call)
-        self._waiting[:0] = again
+        self._put_back(again)
+
+    def _put_back(self, again: list[OpenCall]) -> None:
+        """Have calls sent again in the order in which they were asked, however their batches came back."""
+        if again:
+            self._waiting = sorted([*again, *self._waiting], key=lambda open_call: open_call.number)
 
     # --- time --------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ Operations that certainly did nothing and reads of unknown outcome say nothing a
 may be stale, but not invented: it is a READER that may have looked at any time before it returned.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -84,11 +84,13 @@ class Problem:
 
     items: list[Item]
     leases: frozenset[int] = frozenset()
+    feed: Mapping[int, Mapping[str, str | None]] | None = None
+    """What every revision changed, where that is known: see `checker.feed`."""
 
 
-def problem_of(history: History) -> Problem:
-    """Return the problem a history poses."""
-    return Problem(list(items_of(history.operations)), history.leases)
+def problem_of(history: History, feed: Mapping[int, Mapping[str, str | None]] | None = None) -> Problem:
+    """Return the problem a history poses; a `feed` of all changes, if there is one, settles unknown outcomes."""
+    return Problem(list(items_of(history.operations)), history.leases, feed)
 
 
 def items_of(operations: Iterable[Operation]) -> Iterator[Item]:

@@ -6,6 +6,7 @@ line call.
 
 from dataclasses import dataclass, field
 
+from checker.feed import Feed
 from checker.history import History
 from checker.items import Problem, problem_of
 from checker.search import Answer, Verdict, decide
@@ -68,15 +69,16 @@ class Judgement:
         )
 
 
-def judge(history: History, *, steps_max: int = 0, visits_max: int = VISITS_MAX) -> Judgement:
+def judge(history: History, *, feed: Feed | None = None, steps_max: int = 0, visits_max: int = VISITS_MAX) -> Judgement:
     """Decide whether a history is linearizable; if it is not, find out briefly why.
 
     Args:
         history: all of it: the first operation met a store at revision 1, and nobody else wrote.
+        feed: what every revision changed, where a log or a watcher of everything says so; settles unknown outcomes.
         steps_max: choices to try before giving up; 0: by the size of the history.
         visits_max: operations to look at while shrinking a contradiction.
     """
-    problem = problem_of(history)
+    problem = problem_of(history, feed)
     verdict = decide(problem, steps_max=steps_max)
     judgement = Judgement(history, problem, verdict)
     back = went_back(history.operations) if verdict.answer == Answer.LINEARIZABLE else None

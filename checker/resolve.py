@@ -35,15 +35,15 @@ def resolved(items: list[Item]) -> list[Item]:
         }
         for revision, pairs in wanted.items()
     }
-    pinned = _only_ones(candidates)
+    pinned = only_ones(candidates)
     return [
         replace(item, role=Role.WRITER, pin=pinned[place], checked=False) if place in pinned else item
         for place, item in enumerate(items)
     ]
 
 
-def _only_ones(candidates: dict[int, set[int]]) -> dict[int, int]:
-    """Place to revision for each revision that has one candidate left, as long as that leaves one to another."""
+def only_ones(candidates: dict[int, set[int]]) -> dict[int, int]:
+    """Return place to revision for each revision that has one candidate left, as long as that leaves one to another."""
     holders: dict[int, list[int]] = {}
     for revision, places in candidates.items():
         for place in places:

@@ -20,6 +20,7 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from checker import resolve, screen
+from checker.feed import settled
 from checker.items import BEGINNING, END, Item, Problem, Role, may_put
 from checker.model import Store, Undo, fingerprint_of
 from checker.observations import Observations
@@ -57,7 +58,7 @@ def decide(problem: Problem, *, steps_max: int = 0) -> Verdict:
     items = problem.items
     trouble = screen.orders(items)
     if trouble is None:
-        items = resolve.resolved(items)
+        items = resolve.resolved(items if problem.feed is None else settled(items, problem.feed))
         seen = Observations(items)
         trouble = screen.orders(items) or screen.facts(items, seen)
         if trouble is None:

@@ -157,7 +157,7 @@ class _Shrinking:
         if self._visits_left <= 0:
             return False
         steps_max = max(_STEPS_MIN, _STEPS_PER_ITEM * len(items))
-        verdict = decide(Problem(items, self._problem.leases), steps_max=steps_max)
+        verdict = decide(Problem(items, self._problem.leases, self._problem.feed), steps_max=steps_max)
         self._visits_left -= len(items) + verdict.steps
         if verdict.answer == Answer.CONTRADICTION:
             self._trouble = verdict.trouble

@@ -447,6 +447,21 @@ def test_a_stopping_door_is_left_when_it_has_answered(pair: Talk) -> None:
     assert len(pair.sent(pair.turn())) == 2
 
 
+def test_calls_that_a_stopping_door_refuses_keep_their_order(pair: Talk) -> None:
+    """Batch after batch comes back, and the next door is sent all of them as they were asked, new ones behind."""
+    puts = [calls.put(f"k{number}", "v") for number in range(7)]
+    batches = [pair.begin(puts[0])]
+    for put in puts[1:6]:
+        pair.ask(put)
+        batches.append([call_id for call_id, _, _, _ in pair.sent(pair.turn())])
+    for batch in batches:
+        pair.refuse("stopping", *batch)
+    pair.ask(puts[6])
+    pair.turn()
+    pair.greet(conversation=5)
+    assert [body for _, _, _, body in pair.sent(pair.turn())] == [put.body for put in puts]
+
+
 def test_a_stopping_door_is_not_waited_for_long(pair: Talk) -> None:
     """What it has not answered by then is unknown."""
     pair.begin(PUT)
