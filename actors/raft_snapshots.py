@@ -72,6 +72,8 @@ class SnapshotDesk:
         """Begin what is wanted: a snapshot for a follower, or a cut."""
         if self.installing:
             return
+        if self._delivered:
+            self._forget_installed(core)
         if self._sending is None and not self._sender_runs and core.leading is not None:
             for member in snapshots.followers_in_need(core):
                 if member not in self._retry_at:
@@ -81,6 +83,13 @@ class SnapshotDesk:
             self._flushing = True
             self._flush_ticket += 1
             self._actor.emit(Send("applier", local.FlushStore(ticket=self._flush_ticket)))
+
+    def _forget_installed(self, core: Raft) -> None:
+        """Who has installed its snapshot is not waited for: if it falls behind again, it gets another at once."""
+        for member in list(self._delivered):
+            if not snapshots.awaits_snapshot(core, member):
+                del self._delivered[member]
+                self._retry_at.pop(member, None)
 
     def _log_held(self, core: Raft) -> bool:
         """Whether a follower on its way through a snapshot will need what follows it."""

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 SLOW_CUTS_MAX = 4
 """How many cuts a living follower may be behind before it is left to a snapshot."""
+SLOW_ENTRIES_MIN = 128
+"""It may always be so many entries behind: with very small cuts it would else need the next snapshot before it has
+followed the last one, and never catch up."""
 
 
 def cut_wanted(raft: "Raft", *, hold: bool) -> bool:
@@ -46,7 +49,7 @@ def _cut_index(raft: "Raft", last: Index) -> Index:
     if raft.leading is None or raft.log.bytes_held > config.log_bytes_max:
         return index
     since = Millis(raft.now - config.election_timeout_ms)
-    furthest = last - SLOW_CUTS_MAX * (config.snapshot_count + config.catchup_entries)
+    furthest = last - max(SLOW_ENTRIES_MIN, SLOW_CUTS_MAX * (config.snapshot_count + config.catchup_entries))
     for progress in raft.leading.progress.values():
         fed = progress.state is not ProgressState.SNAPSHOT and progress.heard_since(since)
         if fed and furthest <= progress.matched < index and progress.matched >= raft.log.mark.index:

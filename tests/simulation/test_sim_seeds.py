@@ -25,6 +25,13 @@ def test_seeds_keep_every_promise(first: int) -> None:
     _keeps_every_promise(first)
 
 
+@pytest.mark.parametrize("seed", [10209, 15852])
+def test_seeds_that_have_failed_keep_every_promise(seed: int) -> None:
+    """A follower that was cut off again before it had followed its snapshot (`docs/bugs-found.md`)."""
+    report = run_seed(seed)
+    assert report.failure is None, f"{report.failure}\npython -m tools.simulate --seed {seed} --status"
+
+
 @pytest.mark.parametrize("offset", range(0, 100, SEEDS_PER_TEST))
 def test_seeds_nobody_has_seen_keep_every_promise(offset: int) -> None:
     """The same for seeds that differ from run to run."""

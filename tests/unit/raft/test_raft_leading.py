@@ -155,7 +155,7 @@ def test_log_is_not_cut_under_a_living_follower() -> None:
         cluster.propose(1, b"x", number)
     cluster.settle()
     assert snapshots.cut(leader.core, leader.applied_index) is None or leader.core.log.mark.index <= 1
-    for number in range(30):
+    for number in range(snapshots.SLOW_ENTRIES_MIN):
         cluster.propose(1, b"x", 100 + number)
     cluster.settle()
     leader.cut_log()
