@@ -157,6 +157,32 @@ def test_sigterm_stops_in_good_order_and_lines_are_those_of_etcds_logger(three: 
     assert _puts(three.endpoint(2), "after")
 
 
+def test_a_member_joins_with_the_variables_that_etcdctl_prints(three: FlagCluster, tmp_path: Path) -> None:
+    """`member add` says with which; it serves what was there before it, and ends with a reason when it is removed."""
+    client, peer = free_ports(2)
+    etcdctl(three.endpoint(0), "put", "before", "yes")
+    told = etcdctl(three.endpoint(0), "member", "add", "s4", f"--peer-urls=http://127.0.0.1:{peer}")
+    environment = {
+        "ETCD_DATA_DIR": str(tmp_path / "s4"),
+        **dict(re.findall(r'^(ETCD_\w+)="(.*)"$', told, re.MULTILINE)),
+    }
+    assert environment["ETCD_INITIAL_CLUSTER_STATE"] == "existing"
+    node = FlagNode(tmp_path, "s4", _listening(client, peer)[:3], environment)
+    node.start()
+    try:
+        node.await_ready()
+        assert _gets(f"127.0.0.1:{client}", "before")
+        rows = [line.split(", ") for line in etcdctl(three.endpoint(1), "member", "list").splitlines()]
+        (row,) = [row for row in rows if row[2] == "s4"]
+        assert row[1:5] == ["started", "s4", f"http://127.0.0.1:{peer}", f"http://127.0.0.1:{client}"]
+        etcdctl(three.endpoint(0), "member", "remove", row[0])
+        assert node.process is not None
+        assert node.process.wait(START_S) == 1
+        assert "removed" in node.log
+    finally:
+        node.close()
+
+
 def test_a_node_by_variables_tells_systemd_that_it_is_ready(tmp_path: Path) -> None:
     """As the unit of etcd's package starts it: no flag at all; a second one on its directory is refused with words."""
     need_etcd("etcdctl")
