@@ -6,7 +6,7 @@ from daemon.flag import Fate, Flag, Kind
 
 _M, _N, _R = Fate.MAPPED, Fate.NOTED, Fate.REFUSED
 _NO_AUTH: Final = "this version has no auth yet"
-_PEER_TLS: Final = "members speak CURVE to each other, which this version does not have yet"
+_PEER_TLS: Final = "members speak CURVE and not TLS to each other: give --curve-secret-key-file"
 
 SECURITY_FLAGS: Final = (
     Flag("cert-file", Kind.TEXT, "", _M, "certificate of the https client URLs, PEM; read anew when it changes"),
@@ -30,17 +30,36 @@ SECURITY_FLAGS: Final = (
     Flag("cipher-suites", Kind.LIST, "", _M, "suites of TLS 1.2, by their Go names"),
     Flag("tls-min-version", Kind.TEXT, "TLS1.2", _M, "oldest version to speak", choices=("TLS1.2", "TLS1.3")),
     Flag("tls-max-version", Kind.TEXT, "", _M, "newest version to speak", choices=("", "TLS1.2", "TLS1.3")),
-    Flag("peer-cert-file", Kind.TEXT, "", _R, _PEER_TLS),
-    Flag("peer-key-file", Kind.TEXT, "", _R, _PEER_TLS),
-    Flag("peer-client-cert-file", Kind.TEXT, "", _R, _PEER_TLS),
-    Flag("peer-client-key-file", Kind.TEXT, "", _R, _PEER_TLS),
-    Flag("peer-client-cert-auth", Kind.TRUTH, "false", _R, _PEER_TLS),
-    Flag("peer-trusted-ca-file", Kind.TEXT, "", _R, _PEER_TLS),
-    Flag("peer-cert-allowed-cn", Kind.LIST, "", _R, _PEER_TLS),
-    Flag("peer-cert-allowed-hostname", Kind.LIST, "", _R, _PEER_TLS),
-    Flag("peer-auto-tls", Kind.TRUTH, "false", _R, _PEER_TLS),
-    Flag("peer-crl-file", Kind.TEXT, "", _R, _PEER_TLS),
+    Flag("peer-cert-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-key-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-client-cert-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-client-key-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-client-cert-auth", Kind.TRUTH, "false", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-trusted-ca-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-cert-allowed-cn", Kind.LIST, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-cert-allowed-hostname", Kind.LIST, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-auto-tls", Kind.TRUTH, "false", _R, _PEER_TLS, unless="curve-secret-key-file"),
+    Flag("peer-crl-file", Kind.TEXT, "", _R, _PEER_TLS, unless="curve-secret-key-file"),
     Flag("peer-skip-client-san-verification", Kind.TRUTH, "false", _N, "members show no certificates to each other"),
+    Flag(
+        "curve-secret-key-file",
+        Kind.TEXT,
+        "",
+        _M,
+        "this node's CURVE key pair, for members and ZeroMQ clients (python -m tools.keygen curve)",
+        ours=True,
+    ),
+    Flag(
+        "curve-peer-keys-dir",
+        Kind.TEXT,
+        "",
+        _M,
+        "public keys of the members, NAME.key; without: all have one pair",
+        ours=True,
+    ),
+    Flag(
+        "curve-client-keys-dir", Kind.TEXT, "", _M, "public keys of ZeroMQ clients; without: the node's own", ours=True
+    ),
     Flag(
         "allow-insecure-listen",
         Kind.TRUTH,

@@ -52,7 +52,13 @@ TLS_FLAGS: Final = {
     "tls_max_version": "tls-max-version",
     "cipher_suites": "cipher-suites",
 }
+CURVE_FLAGS: Final = {
+    "secret_key_file": "curve-secret-key-file",
+    "peer_keys_dir": "curve-peer-keys-dir",
+    "client_keys_dir": "curve-client-keys-dir",
+}
 FLAG_WORDS: Final = {
+    "set up curve (CURVE)": "give --curve-secret-key-file",
     "client_transport_security has no certificate": "there is no --cert-file and no --auto-tls",
     "set up client_transport_security (TLS)": "give --cert-file and --key-file",
     "say allow_insecure_listen = true": "give --allow-insecure-listen",
@@ -73,6 +79,7 @@ FLAG_OF_KEY: Final = {
     "http.allowed_origins": "cors",
     "http.allowed_hosts": "host-whitelist",
     **{f"nodes.0.client_transport_security.{key}": flag for key, flag in TLS_FLAGS.items()},
+    **{f"nodes.0.curve.{key}": flag for key, flag in CURVE_FLAGS.items()},
     "nodes.0.name": "name",
     "nodes.0.zmq": "listen-zmq-urls",
     "nodes.0.listen_client_urls": "listen-client-urls",
@@ -234,9 +241,10 @@ def _node_table(settings: Settings) -> dict[str, Any]:
         raise ConfigError(f"{settings.told('listen-peer-urls')}: no valid URLs given")
     for name in ("listen-peer-urls", "initial-advertise-peer-urls"):
         for address in _urls(settings, name, listening=False):
-            if address.secure:
+            if address.secure and not settings.says("curve-secret-key-file"):
                 raise ConfigError(
-                    f"{settings.told(name)}: {address.text} is refused: members do not speak TLS to each other"
+                    f"{settings.told(name)}: {address.text} is refused: members speak CURVE and not TLS to each other; "
+                    "give --curve-secret-key-file, or write http://"
                 )
     if not advertised_peer_urls(settings):
         raise ConfigError(f"{settings.told('initial-advertise-peer-urls')}: no valid URLs given")
@@ -252,6 +260,7 @@ def _node_table(settings: Settings) -> dict[str, Any]:
         "advertise_peer_urls": advertised_peer_urls(settings),
         "allow_insecure_listen": settings.truth("allow-insecure-listen"),
         "client_transport_security": _tls_table(settings),
+        "curve": {key: settings.text(flag) for key, flag in CURVE_FLAGS.items()},
     }
 
 

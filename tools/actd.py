@@ -31,7 +31,7 @@ from protocol import local
 from protocol.errors import ConfigError
 from protocol.message import Message
 from protocol.types import NOBODY
-from tools.launch import PRODUCTION_ROLES, check_ports, preload
+from tools.launch import PRODUCTION_ROLES, check_keys, check_ports, preload
 
 EXIT_REFUSED: Final = 1
 EXIT_BAD_LINE: Final = 2
@@ -56,6 +56,7 @@ def main(words: Sequence[str] | None = None) -> int:
         node = plan(settings, resolve, begun=(directory / IDENTITY_FILE).exists())
         check_directory(directory)
         check_tls(node.node)
+        check_keys(node.node)
         await_end_of_predecessor(directory, lambda: check_ports([node.node]))
         outputs = open_outputs(node.log)
     except HelpAsked:

@@ -56,6 +56,7 @@ WITH |= {
     "client-cert-allowed-hostname": (*CERTIFICATE, "--client-cert-auth"),
     "cipher-suites": CERTIFICATE,
     **dict.fromkeys(("client-cert-auth", "trusted-ca-file", "tls-min-version", "tls-max-version"), CERTIFICATE),
+    **dict.fromkeys(("curve-peer-keys-dir", "curve-client-keys-dir"), ("--curve-secret-key-file=/s",)),
     "self-signed-cert-validity": ("--auto-tls",),
 }
 SAMPLES["cipher-suites"] = "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"

@@ -216,6 +216,19 @@ def test_an_https_url_has_the_certificate_and_plain_ones_beyond_loopback_are_ask
     assert [address.host_port for address in everywhere.node.peer_listeners] == ["0.0.0.0:2"]
 
 
+def test_peer_certificates_are_a_warning_once_there_is_curve() -> None:
+    """A manifest with them starts, members are secured, and whoever reads the log knows by what."""
+    peers = ("--listen-peer-urls=https://0.0.0.0:2", "--initial-advertise-peer-urls=https://a.example:2")
+    words = (*peers, "--initial-cluster=default=https://a.example:2", "--peer-cert-file=/c", "--peer-client-cert-auth")
+    with pytest.raises(ConfigError, match="peer-cert-file=/c is refused: members speak CURVE"):
+        planned(*words)
+    told = warned(*words, "--curve-secret-key-file=/s")
+    assert told.count("members speak CURVE and not TLS") == 2
+    made = planned(*words, "--curve-secret-key-file=/s")
+    assert made.node.curve.secret_key_file == "/s"
+    assert made.founding.founders[0].member == member_id_of(["https://a.example:2"], "etcd-cluster")
+
+
 def test_nothing_said_is_a_node_as_etcds_defaults_have_it() -> None:
     """One member on 2379 and 2380, ZeroMQ clients beside it, in default.etcd."""
     made = planned()

@@ -39,6 +39,8 @@ def test_help_explains_precedence_and_exit_statuses(capsys: pytest.CaptureFixtur
         (["--unsafe-no-fsync"], EXIT_REFUSED, "actd: --unsafe-no-fsync=true is refused: an acknowledged write is on"),
         (["--listen-peer-urls=http://10.0.0.1:1"], EXIT_REFUSED, "is not a loopback address"),
         (["--log-outputs=/no/such/directory/log"], EXIT_REFUSED, "cannot be written: No such file or directory"),
+        (["--curve-secret-key-file=/no/such/key"], EXIT_REFUSED, "/no/such/key"),
+        (["--cert-file=/no/such", "--key-file=/no/such"], EXIT_REFUSED, "/no/such"),
         (["--config-file=/no/such/file"], EXIT_REFUSED, "actd: /no/such/file: cannot be read"),
     ],
 )
