@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from protocol.errors import ErrorCode, PeerFault
 from protocol.membership import ChangeKind, MemberChange, MemberView
 from protocol.peer import ForwardMemberChange, ForwardMemberChangeReply, PeerMessage
-from protocol.types import NO_STORE, NOBODY, MemberId, Millis
+from protocol.types import NO_STORE, NOBODY, MemberId, Millis, Term
 from raft import member_rules, membership
 from raft.configuration import MemberRecord
 
@@ -56,6 +56,8 @@ class Asked:
 
     sequence: int
     change: MemberChange
+    term: Term
+    """Of the leader that was asked; no other may be."""
     retry_at: Millis
     give_up_at: Millis
 
@@ -125,7 +127,7 @@ def ask(raft: "Raft", sequence: int, change: MemberChange) -> None:
         desk.answers.append(Answer(sequence, ErrorCode.TOO_MANY_REQUESTS, ()))
         return
     give_up_at = Millis(raft.now + PATIENCE_TIMEOUTS * raft.config.election_timeout_ms)
-    context = desk.note(Asked(sequence, change, _retry_at(raft), give_up_at))
+    context = desk.note(Asked(sequence, change, raft.term, _retry_at(raft), give_up_at))
     if raft.leading is not None:
         _take_in(raft, Wish(NOBODY, context, change))
     else:
@@ -141,6 +143,9 @@ def retry(raft: "Raft") -> None:
     for context, asked in list(raft.changes.asked.items()):
         if raft.now >= asked.give_up_at:
             raft.changes.answer(context, ErrorCode.TIMEOUT, ())
+        elif raft.term != asked.term:
+            # The same member may lead again: it does not know any more what it decided.
+            raft.changes.answer(context, ErrorCode.LEADER_CHANGED, ())
         elif raft.now >= asked.retry_at:
             asked.retry_at = _retry_at(raft)
             if raft.leading is None and raft.leader != NOBODY:

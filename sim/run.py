@@ -34,7 +34,9 @@ class Options:
     """What may be chosen about a run. None leaves it to the seed."""
 
     core: bool = False
-    """Consensus alone with changes of membership (`sim.core_run`); no other option concerns it."""
+    """Consensus alone with changes of membership (`sim.core_run`); no other option but the next concerns it."""
+    wishes: bool = False
+    """The changes are asked for as clients ask (`sim.core_wishes`)."""
     nodes: int | None = None
     ticks: int = 100
     """Length of the fault phase; a tick is a tenth of an election timeout."""

@@ -22,6 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from sim.core_run import run_core_seed
+from sim.core_wishes import CoreWishes
 from sim.minimize import minimize as shrink
 from sim.run import Options, Report, run_seed
 from sim.weather import KINDS, KNOBS
@@ -45,6 +46,7 @@ def main(
     faults: Annotated[str, typer.Option(help=f"Comma list of fault kinds to be active, or none. {_FAULTS_HELP}")] = "",
     knobs: Annotated[str, typer.Option(help="Comma list of configured values to be hostile, or none.")] = "",
     core: Annotated[bool, typer.Option(help="Run consensus alone, with changes of membership.")] = False,
+    wishes: Annotated[bool, typer.Option(help="With --core: members are asked for changes as clients ask.")] = False,
     minimize: Annotated[bool, typer.Option(help="Shrink the first run that fails.")] = False,
     status: Annotated[bool, typer.Option(help="Print one line of fixed columns per event (one seed only).")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -56,7 +58,8 @@ def main(
     """
     console = Console(stderr=True)
     options = Options(
-        core=core,
+        core=core or wishes,
+        wishes=wishes,
         nodes=nodes,
         clients=clients,
         ticks=ticks,
@@ -80,7 +83,7 @@ def main(
     failed = [report for report in reports if report.failure is not None]
     for report in failed[:FAILURES_SHOWN_MAX]:
         _print_failure(console, report, options)
-    if failed and minimize and not core:
+    if failed and minimize and not options.core:
         _minimize(console, failed[0], options)
     if failed:
         raise typer.Exit(1)
@@ -170,7 +173,10 @@ def _work(options: Options) -> None:
 def _timed(seed: int, options: Options, show: Callable[[str], None] | None = None) -> Report:
     """Run a seed and note what it cost."""
     began_s = time.process_time()
-    report = run_core_seed(seed) if options.core else run_seed(seed, options, show=show)
+    if options.core:
+        report = run_core_seed(seed, mix=CoreWishes(seed) if options.wishes else None)
+    else:
+        report = run_seed(seed, options, show=show)
     report.cpu_s = time.process_time() - began_s
     return report
 
@@ -178,7 +184,7 @@ def _timed(seed: int, options: Options, show: Callable[[str], None] | None = Non
 def _flags(options: Options) -> list[str]:
     """What makes another run one with these options."""
     if options.core:
-        return ["--core"]
+        return ["--core", "--wishes"] if options.wishes else ["--core"]
     flags = [] if options.ticks == TICKS else ["--ticks", str(options.ticks)]
     for name in ("nodes", "clients"):
         number = getattr(options, name)

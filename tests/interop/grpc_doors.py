@@ -22,6 +22,9 @@ METHODS: dict[Any, tuple[str, Any]] = {
     rpc.LeaseTimeToLiveRequest: ("Lease/LeaseTimeToLive", rpc.LeaseTimeToLiveResponse),
     rpc.LeaseLeasesRequest: ("Lease/LeaseLeases", rpc.LeaseLeasesResponse),
     rpc.MemberListRequest: ("Cluster/MemberList", rpc.MemberListResponse),
+    rpc.MemberAddRequest: ("Cluster/MemberAdd", rpc.MemberAddResponse),
+    rpc.MemberRemoveRequest: ("Cluster/MemberRemove", rpc.MemberRemoveResponse),
+    rpc.MoveLeaderRequest: ("Maintenance/MoveLeader", rpc.MoveLeaderResponse),
 }
 
 

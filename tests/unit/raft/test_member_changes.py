@@ -5,8 +5,8 @@ import pytest
 from protocol.config import RaftConfig
 from protocol.errors import ErrorCode, PeerFault
 from protocol.membership import ChangeKind, MemberChange
-from protocol.peer import ForwardMemberChange, ForwardMemberChangeReply
-from protocol.types import MemberId
+from protocol.peer import ForwardMemberChange, ForwardMemberChangeReply, Heartbeat
+from protocol.types import Index, MemberId, Millis, Term
 from raft.configuration import Configuration
 from raft.member_changes import Answer
 from raft.transitions import Role
@@ -142,6 +142,25 @@ def test_a_question_of_another_term_is_not_answered(members: Members) -> None:
     members.cluster.step(members.cluster[1], MemberId(2), question)
     members.cluster.advance(300)
     assert members.configuration().everyone() == (1, 2, 3)
+
+
+def test_a_leader_that_leads_again_is_not_asked_again(members: Members) -> None:
+    """It may have made the change in its former term, of which it remembers nothing."""
+    cluster = members.cluster
+    members.wish(add(4), at=3)
+    cluster.isolate(3)
+    later = Heartbeat(term=Term(cluster.core(3).term + 1), commit=Index(0), round=0)
+    cluster.step(cluster[3], MemberId(1), later)
+    asked: list[object] = []
+    cluster.on_put = lambda wire: asked.append(wire.message) if isinstance(wire.message, ForwardMemberChange) else None
+    cluster.heal()
+    while cluster.core(3).changes.asked:
+        cluster.now = Millis(cluster.now + 50)
+        cluster.core(3).election_due = Millis(cluster.now + 1000)
+        cluster.core(3).tick(cluster.now)
+        cluster[3].turn()
+    (answer,) = members.answers(3)
+    assert (answer.code, asked) == (ErrorCode.LEADER_CHANGED, [])
 
 
 def test_a_lost_question_is_put_again(members: Members) -> None:
