@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Final, NamedTuple, Protocol
 
 from gateway.streams import Stream
-from gateway.watch_wire import VARIANT, WITH_PREVIOUS, Chunk, Event, cut
+from gateway.watch_wire import VARIANT, WITH_PREVIOUS, Chunk, Event, cut, watch_id_field
 from protocol.local import (
     EventsApplied,
     EventsFollowed,
@@ -85,11 +85,13 @@ class Owner(Protocol):
 class Watcher:
     """One watcher."""
 
-    __slots__ = ("end", "flags", "group", "key", "next", "owner", "place", "watch_id")
+    __slots__ = ("end", "flags", "group", "id_field", "key", "next", "owner", "place", "watch_id")
 
     def __init__(self, owner: Owner, watch_id: int, key: bytes, end: bytes | None, flags: int) -> None:
         self.owner = owner
         self.watch_id = watch_id
+        self.id_field = watch_id_field(watch_id)
+        """The watch id as each of its responses has it."""
         self.key = key
         self.end = end
         """b"" for the one key, None for everything from it on."""

@@ -243,7 +243,7 @@ class WatchStream:
     def tell(self, watcher: Watcher, chunk: Chunk) -> None:
         """Send events, in fragments if the watcher takes them and the response would be too large."""
         watcher.flags |= HEARD
-        head = self._service.header(chunk.last) + watch_id_field(watcher.watch_id)
+        head = self._service.header(chunk.last) + watcher.id_field
         payload = chunk.payload
         if len(payload) < JOINED_BYTES:
             self.stream.send(head + payload)

@@ -5,6 +5,7 @@ byte for byte what they would write.
 Worked example: `varint(300) == b"\xac\x02"`.
 """
 
+import functools
 from typing import Final
 
 from protocol.types import ClusterId, MemberId, Revision, Term
@@ -13,6 +14,8 @@ _LAST: Final = tuple(bytes([value]) for value in range(128))
 _MORE: Final = tuple(bytes([value | 0x80]) for value in range(128))
 _TWO: Final = tuple(bytes([value & 127 | 0x80, value >> 7]) for value in range(128, 16384))
 """The two-byte varints, ready made: lengths and versions are nearly always one of them."""
+HEADERS_KEPT: Final = 64
+"""Headers that are not made anew: all watchers of a revision are told it under the same one."""
 
 
 def varint(value: int) -> bytes:
@@ -31,6 +34,7 @@ def varint(value: int) -> bytes:
     return low + _LAST[value]
 
 
+@functools.lru_cache(maxsize=HEADERS_KEPT)
 def header_bytes(cluster: ClusterId, member: MemberId, revision: Revision, term: Term) -> bytes:
     """Return a `ResponseHeader` framed as field 1 of a response."""
     body = header_prefix(cluster, member)
