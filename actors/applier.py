@@ -50,7 +50,8 @@ from protocol.local import (
     UpkeepRefused,
 )
 from protocol.message import Message
-from protocol.types import Entry, Index, Millis, Revision
+from protocol.rights import AuthChanged
+from protocol.types import Entry, Incarnation, Index, Millis, Revision
 from storage.disk import Disk
 from storage.engine import Engine
 from storage.mvcc import MvccStore
@@ -99,6 +100,8 @@ class ApplierActor:
         self._stopped = False
         self._feed = EventFeed()
         self._exports = ExportDesk(disk, self._begin_checkpoint)
+        self._auth_told = Incarnation(0)
+        """The gateway that knows whether rights matter."""
         self._now = Millis(0)
         self._source = Source("nobody")
         self._handlers: dict[str, Callable[..., list[Effect]]] = {
@@ -237,6 +240,7 @@ class ApplierActor:
         return [
             Send("raft", StoreOpened(applied=store.applied, revision=Revision(store.revision))),
             self._report_progress(store),
+            self._tell_auth(store),
             Log("info", "store_opened", {"applied": store.applied, "revision": store.revision}),
         ]
 
@@ -290,6 +294,7 @@ class ApplierActor:
         effects += [
             Send("raft", SnapshotInstalled(index=store.applied, revision=Revision(store.revision))),
             self._report_progress(store),
+            self._tell_auth(store),
             Log("info", "snapshot_installed", {"index": store.applied, "revision": store.revision}),
         ]
         return effects
@@ -305,6 +310,8 @@ class ApplierActor:
         for entry in message.entries:
             self._unreported_bytes += len(entry.data)
             applied = store.apply(entry)
+            if store.auth.changed:
+                effects.append(self._tell_auth(store))
             if leads:
                 self._follow_leases(store, entry, effects)
             if applied is None or not applied.results:
@@ -344,7 +351,24 @@ class ApplierActor:
             return [Send("gateway", nothing)]
         counters = self.metrics.counters
         counters["etcd_mvcc_range_total"] = counters.get("etcd_mvcc_range_total", 0) + len(commands)
-        return self._reads.serve(store, (origin.incarnation, message.sequence), commands, self._status_fields())
+        effects = self._reads.serve(store, (origin.incarnation, message.sequence), commands, self._status_fields())
+        if origin.incarnation != self._auth_told:
+            self._auth_told = origin.incarnation
+            effects.insert(0, self._tell_auth(store))
+        return effects
+
+    @staticmethod
+    def _tell_auth(store: MvccStore) -> Effect:
+        """Tell the gateway whether rights matter; ahead of everything that is answered accordingly."""
+        auth = store.auth
+        told = AuthChanged(
+            applied=store.applied,
+            enabled=auth.enabled,
+            revision=auth.revision,
+            roots=auth.roots,
+            token_news=tuple((news.user, news.token) for news in auth.take_news()),
+        )
+        return Send("gateway", told)
 
     def _status_fields(self) -> StatusFields:
         return StatusFields(self._commit, self._config.storage.quota_bytes)
@@ -372,7 +396,8 @@ class ApplierActor:
     # --- events ----------------------------------------------------------------------------------
 
     def _on_follow_events(self, message: FollowEvents) -> list[Effect]:
-        return [Send("gateway", answer) for answer in self._feed.follow(message, self.store)]
+        answers: list[Effect] = [Send("gateway", answer) for answer in self._feed.follow(message, self.store)]
+        return answers if self.store is None else [self._tell_auth(self.store), *answers]
 
     def _on_unfollow_events(self, message: UnfollowEvents) -> list[Effect]:
         self._feed.unfollow(message.session, self.store)
@@ -477,7 +502,7 @@ class ApplierActor:
         if self.store is None:
             return []
         self._reads.gateway_started()
-        return [self._report_progress(self.store)]
+        return [self._report_progress(self.store), self._tell_auth(self.store)]
 
     def _on_stop_actor(self, message: StopActor) -> list[Effect]:
         if self._background:
@@ -531,6 +556,7 @@ class ApplierActor:
         gauges["etcd_debugging_mvcc_current_revision"] = store.revision
         gauges["etcd_debugging_mvcc_compact_revision"] = store.compacted
         gauges["etcd_debugging_mvcc_keys_total"] = store.keys.total
+        gauges["etcd_debugging_auth_revision"] = store.auth.revision
         gauges["etcd_mvcc_db_total_size_in_bytes"] = store.size
         gauges["etcd_mvcc_db_total_size_in_use_in_bytes"] = store.size_in_use
 

@@ -5,7 +5,6 @@ from typing import Final
 from daemon.flag import Fate, Flag, Kind
 
 _M, _N, _R = Fate.MAPPED, Fate.NOTED, Fate.REFUSED
-_NO_AUTH: Final = "this version has no auth yet"
 _PEER_TLS: Final = "members speak CURVE and not TLS to each other: give --curve-secret-key-file"
 
 SECURITY_FLAGS: Final = (
@@ -70,7 +69,7 @@ SECURITY_FLAGS: Final = (
     ),
     Flag("cors", Kind.LIST, "*", _M, "origins whose pages may use the HTTP side; * or nothing: all"),
     Flag("host-whitelist", Kind.LIST, "*", _M, "names that plain HTTP requests may call this host; * or nothing: all"),
-    Flag("auth-token", Kind.TEXT, "simple", _R, _NO_AUTH),
-    Flag("bcrypt-cost", Kind.COUNT, "10", _R, _NO_AUTH),
-    Flag("auth-token-ttl", Kind.COUNT, "300", _R, _NO_AUTH),
+    Flag("auth-token", Kind.TEXT, "simple", _M, "simple, or jwt,sign-method=…,pub-key=…,priv-key=…,ttl=…"),
+    Flag("bcrypt-cost", Kind.COUNT, "10", _M, "each more doubles what hashing a password takes; 4 to 31"),
+    Flag("auth-token-ttl", Kind.COUNT, "300", _M, "seconds without use after which a simple token ends"),
 )

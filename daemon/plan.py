@@ -76,6 +76,9 @@ FLAG_OF_KEY: Final = {
     "compaction.auto_retention_revisions": "auto-compaction-retention",
     "storage.quota_bytes": "quota-backend-bytes",
     "watch.progress_notify_interval_ms": "watch-progress-notify-interval",
+    "auth.token": "auth-token",
+    "auth.token_ttl_s": "auth-token-ttl",
+    "auth.bcrypt_cost": "bcrypt-cost",
     "http.allowed_origins": "cors",
     "http.allowed_hosts": "host-whitelist",
     **{f"nodes.0.client_transport_security.{key}": flag for key, flag in TLS_FLAGS.items()},
@@ -143,6 +146,7 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
         "raft": raft,
         "compaction": _compaction_table(settings),
         "limits": _limits_table(settings),
+        "auth": _auth_table(settings),
         "http": {
             "allowed_origins": _allowed(settings, "cors"),
             "allowed_hosts": _allowed(settings, "host-whitelist"),
@@ -194,6 +198,14 @@ def _limits_table(settings: Settings) -> dict[str, int]:
         table["concurrent_streams_max"] = settings.number("max-concurrent-streams")
     table["keepalive_idle_ms"] = settings.milliseconds("grpc-keepalive-interval")
     table["keepalive_timeout_ms"] = settings.milliseconds("grpc-keepalive-timeout")
+    return table
+
+
+def _auth_table(settings: Settings) -> dict[str, Any]:
+    table: dict[str, Any] = _given(settings, {"bcrypt_cost": "bcrypt-cost"})
+    table["token"] = settings.text("auth-token")
+    if settings.number("auth-token-ttl"):  # nothing means the default, as etcd has it
+        table["token_ttl_s"] = settings.number("auth-token-ttl")
     return table
 
 

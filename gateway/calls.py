@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
+from protocol.command import ReadKind
 from protocol.errors import ErrorCode
 from protocol.types import MemberId, Millis, Term
 
@@ -140,8 +141,18 @@ class Lane:
     limits.
     """
 
-    def __init__(self, name: str, unserved_max: int, inflight_max: int, *, gathers: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        unserved_max: int,
+        inflight_max: int,
+        *,
+        gathers: bool = False,
+        as_user: int = ReadKind.AS_USER,
+    ) -> None:
         self.name = name
+        self.as_user = int(as_user)
+        """The kind of what travels here under an identity; 0: nothing does."""
         self.queue: deque[tuple[int, int, bytes]] = deque()
         self.inflight: dict[int, Batch] = {}
         self.answered_later: dict[int, dict[int, int]] = {}

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from gateway.calls import Body
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.methods import Method
 from gateway.streams import Stream, StreamHandler, StreamHead, StreamMethod, StreamTable
 from gateway.watch_hub import Watcher, WatchHub
@@ -90,7 +91,14 @@ def ask(method: Method, request: Message, response: type[M], *, repeatable: bool
 class Asks(Protocol):
     """How a flow's questions reach the core."""
 
-    def __call__(self, method: Method, body: bytes, now: Millis, on_answer: Callable[[int, bytes], None]) -> None:
+    def __call__(
+        self,
+        method: Method,
+        body: bytes,
+        now: Millis,
+        credentials: Credentials,
+        on_answer: Callable[[int, bytes], None],
+    ) -> None:
         """Ask; `on_answer` is told the code and, where it is OK, the whole response."""
         ...
 
@@ -193,7 +201,7 @@ class Conversation:
         else:
             if isinstance(step, Ask):
                 now = self._now = max(self._now, self._shared.clock())
-                self._shared.ask(step.method, step.body, now, self._on_answer)
+                self._shared.ask(step.method, step.body, now, self.stream.head.credentials, self._on_answer)
             elif self._gone:
                 self._go_on(Gone())
             else:
@@ -263,10 +271,19 @@ class SteppedCalls:
         self._streams = streams
         self._methods = methods
 
-    def open(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
+    def open(
+        self,
+        call_id: int,
+        method: Method,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         """Begin a call; `collect` returns its answer one day."""
         streams = self._streams
-        streams.open(call_id, self._methods[method.number], StreamHead(deadline=deadline), now, stepped=True)
+        head = StreamHead(deadline=deadline, credentials=credentials)
+        streams.open(call_id, self._methods[method.number], head, now, stepped=True)
         streams.message(call_id, body, now)
         streams.half_close(call_id, now)
 

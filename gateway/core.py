@@ -10,16 +10,20 @@ than one this gateway has published.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from actors.actor import Source
 from actors.effects import Effect, Halt, Send
 from actors.metrics import ActorMetrics
+from gateway.access import Access
 from gateway.attendance import Attendance
+from gateway.auth_desk import Asking, AuthDesk, Doorman
 from gateway.calls import Batch, Body, Lane, OpenCalls, check_placed, whole
 from gateway.conversations import Conversations
-from gateway.housekeeping import Housekeeper, complete_status
-from gateway.leases import Grants, KeepAlives
+from gateway.credentials import NO_CREDENTIALS, Credentials
+from gateway.guarded_streams import for_root
+from gateway.housekeeping import PUT_OVERHEAD_BYTES, Housekeeper, complete_status
+from gateway.leases import Grants, KeepAlives, answer_lessor_calls
 from gateway.member_desk import MemberDesk, learner_refusal, list_members
 from gateway.members import MemberCall
 from gateway.methods import KEEP_ALIVE, KEEP_ALIVE_STREAM, PUT, SNAPSHOT, WATCH, Method, Route
@@ -30,6 +34,7 @@ from gateway.streams import StreamTable
 from gateway.watch_hub import WatchHub
 from gateway.watch_stream import FRAGMENT_OVERHEAD_BYTES, WatchService
 from protocol import local
+from protocol.auth import NOBODY_KNOWN, encode_as
 from protocol.command import BATCH_BYTES_MAX, COMMANDS_PER_BATCH_MAX, CommandKind, Origin, ReadKind, encode_batch
 from protocol.config import ClusterConfig
 from protocol.errors import ErrorCode
@@ -42,12 +47,11 @@ REQUEST_TIMEOUT_BASE_MS: Final = 5000
 """etcd's own: a request is given up after this and two election timeouts (feature map, rule 13)."""
 RETRY_MS: Final = 20
 """Pause before what was refused or came too early is tried again."""
-PUT_OVERHEAD_BYTES: Final = 256
-"""What etcd's quota counts for a put besides key and value (rule 52)."""
 TAKEN_REPORT_BYTES: Final = 4 * 1024 * 1024
 """The applier is told of so many bytes at once; it lets several times as many be on their way."""
 SLOW_READ_MS: Final = 500
 """A read that waits longer for its index is counted as slow; etcd counts from where it asks again."""
+_PENDING: Final = (int(ErrorCode.PENDING), b"")
 
 
 class GatewayCore:
@@ -55,18 +59,20 @@ class GatewayCore:
 
     name = "gateway"
 
-    def __init__(self, identity: NodeIdentity, config: ClusterConfig) -> None:
+    def __init__(self, identity: NodeIdentity, config: ClusterConfig, doorman: Doorman | None = None) -> None:
+        """Without a `doorman` tokens are simple ones and passwords are hashed as the configuration says."""
         self.identity = identity
         self.config = config
         self.metrics = ActorMetrics()
         self.answers: list[tuple[int, int, Body]] = []
+        self.now = Millis(0)
         self.term = Term(0)
         self.leader: MemberId = NOBODY
         self.applied = Index(0)
         self.revision = Revision(0)
         self._timeout_ms = REQUEST_TIMEOUT_BASE_MS + 2 * config.raft.election_timeout_ms
         self._calls = OpenCalls(config.limits.pending_requests_max, config.limits.pending_bytes_max)
-        self._commands = Lane("commands", unserved_max=8, inflight_max=8, gathers=True)
+        self._commands = Lane("commands", unserved_max=8, inflight_max=8, gathers=True, as_user=CommandKind.AS_USER)
         self._reads = Lane("reads", unserved_max=2, inflight_max=64)
         self._local_reads = Lane("local_reads", unserved_max=64, inflight_max=64)
         self._lessor_calls = Lane("lessor_calls", unserved_max=4, inflight_max=64)
@@ -88,6 +94,10 @@ class GatewayCore:
         self._stopped = False
         self._restricted = False
         """Whether this node stops or is a learner, so that a request needs a second look."""
+        self._own = OwnCalls(self.submit)
+        doorman = doorman or Doorman.of(config.auth)
+        self.access = Access(doorman.tokens)
+        self._desk = AuthDesk(self, doorman, self._own, self._commands, self._reads, self._local_reads)
         self.streams = StreamTable(config.limits.open_streams_max, config.raft.election_timeout_ms)
         """Open streaming calls; the services behind them register there."""
         self.watches = WatchHub(identity.incarnation, lambda: self.revision, config.watch.watchers_max)
@@ -96,33 +106,60 @@ class GatewayCore:
             self._header,
             config.watch.progress_notify_interval_ms,
             config.limits.request_bytes_max + FRAGMENT_OVERHEAD_BYTES,
+            self._desk.permit_watch,
         )
         self.streams.serve(WATCH, self._watch_service.open)
         self._grants = Grants(identity, config.raft)
-        self._own = OwnCalls()
-        self._housekeeper = Housekeeper(
-            identity.member, config, self._propose, lambda call_id, code: self.answer(call_id, code, b"")
-        )
-        self._now = Millis(0)
-        """When a neighbour last said something, or this was woken."""
-        self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(partial(self._ask, KEEP_ALIVE)).open)
-        self.conversations = Conversations(self._ask, self.watches, lambda: self._now)
-        self._stepped = serve_services(self.streams, self.conversations, self._ask)
+        self._housekeeper = Housekeeper(identity.member, config, self._propose, self.answer)
+        self.streams.serve(KEEP_ALIVE_STREAM, KeepAlives(partial(self._own.submit, KEEP_ALIVE)).open)
+        self.conversations = Conversations(self._own.submit, self.watches, lambda: self.now)
+        self._stepped = serve_services(self.streams, self.conversations, self._own.submit)
         self._snapshots = SnapshotService(identity.incarnation)
-        self.streams.serve(SNAPSHOT, self._snapshots.open)
+        self.streams.serve(SNAPSHOT, for_root(self._snapshots.open, self._desk.permit_root))
+        self._handlers = self._make_handlers()
+
+    def _make_handlers(self) -> dict[str, Callable[[Any, Millis], None]]:
+        return {
+            "CommandsApplied": self._on_commands_applied,
+            "ReadsServed": self._on_reads_served,
+            "LeadershipChanged": self._on_leadership_changed,
+            "ProposalRefused": partial(self._on_refused, self._commands),
+            "ReadsRefused": partial(self._on_refused, self._reads),
+            "LessorRefused": partial(self._on_refused, self._lessor_calls),
+            "LessorAnswered": partial(answer_lessor_calls, self._lessor_calls, self.answer, self._calls.is_open),
+            "MembersAnswered": self.members.on_answered,
+            "LeadershipTransferEnded": self.members.on_answered,
+            "StoreProgressed": self._on_store_progressed,
+            "CommandAnswered": self._on_command_answered,
+            "AnswerPiece": self._on_answer_piece,
+            "ActorStarted": self._on_actor_started,
+            "AuthChanged": self.access.on_changed,
+            "PasswordHandled": lambda message, _now: self._desk.on_handled(message),
+            "SnapshotExported": lambda message, _now: self._snapshots.on_local(message),
+            "ExportPiece": lambda message, _now: self._snapshots.on_local(message),
+            "EventsApplied": lambda message, _now: self.watches.on_applied(message),
+            "EventsRead": lambda message, _now: self.watches.on_read(message),
+            "EventsFollowed": lambda message, _now: self.watches.on_followed(message),
+        }
 
     # --- the doors' side ---------------------------------------------------------------------------
 
-    def submit(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
-        """Take a request; its answer appears in `answers`, by the end of this call or of a later turn.
-
-        Args:
-            call_id: the door's name for the call, not in use.
-            method: what is asked.
-            body: the protobuf request.
-            now: the time.
-            deadline: when the client stops waiting, or None.
-        """
+    def submit(
+        self,
+        call_id: int,
+        method: Method,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        """Take a request; its answer appears in `answers`, now or later. `credentials` matter while rights do."""
+        identity = NOBODY_KNOWN
+        if self.access.guarded:
+            refusal, identity = self.access.admit(method.need, credentials, self.applied, now)
+            if refusal:
+                self._desk.refused(refusal, call_id, method, body, now, deadline, credentials)
+                return
         limits = self.config.limits
         size = len(body)
         over_quota = False
@@ -143,38 +180,28 @@ class GatewayCore:
                     self._finishers[call_id] = self._finish_status
             elif route is Route.GRANT:
                 lane, body = self._commands, self._grants.complete(body)
-            elif route is Route.LESSOR:
-                lane = self._lessor_calls
-                self._finishers[call_id] = self._with_header
+            elif route is Route.DESK and not self._restricted:
+                self._desk.begin(call_id, kind, body, now, deadline, identity)
+                return
             elif route is Route.STEPS:
-                self._stepped.open(call_id, method, body, now, deadline)
+                self._stepped.open(call_id, method, body, now, deadline, credentials)
                 return
             else:
-                refusal, lane = self.members.route(route, kind, self._reads)
-                if refusal is not None:
-                    self.answers.append((call_id, *refusal))
+                wanted = self._other_lane(call_id, route, kind)
+                if wanted is None:
                     return
-                if lane is self._reads:
-                    kind, self._finishers[call_id] = int(ReadKind.BARRIER), list_members
+                lane, kind = wanted
         if size > limits.request_bytes_max and lane is self._commands:
             self._refuse(call_id, ErrorCode.REQUEST_TOO_LARGE)
             return
         if self._restricted:
-            code = (
-                ErrorCode.STOPPED
-                if self._stopped
-                else learner_refusal(method, kind, own_state=lane is self._local_reads)
-            )
-            if code:
-                self._refuse(call_id, code)
+            code = learner_refusal(method, kind, own_state=lane is self._local_reads)
+            if self._stopped or code:
+                self._refuse(call_id, ErrorCode.STOPPED if self._stopped else code)
                 return
-        if (
-            quota
-            and self._quota
-            and self._logical_bytes + self._proposed_bytes + size + PUT_OVERHEAD_BYTES >= self._quota
-        ):
-            over_quota = True
-            if self._housekeeper.out_of_space:
+        if quota and self._quota:
+            over_quota = self._logical_bytes + self._proposed_bytes + size + PUT_OVERHEAD_BYTES >= self._quota
+            if over_quota and self._housekeeper.out_of_space:
                 self._refuse(call_id, ErrorCode.NO_SPACE)
                 return
         if not self._calls.open(call_id, size, now, deadline, self._timeout_ms):
@@ -182,32 +209,63 @@ class GatewayCore:
         elif over_quota:
             self._housekeeper.hold(call_id, now)
         else:
+            if identity.revision and lane.as_user:
+                kind, body = lane.as_user, encode_as(identity, kind, body)
             lane.queue.append((call_id, kind, body))
+
+    def _other_lane(self, call_id: int, route: Route, kind: int) -> tuple[Lane, int] | None:
+        """Return where a call waits that is neither command nor read; None if it is answered at once."""
+        if route is Route.LESSOR:
+            self._finishers[call_id] = lambda answer: self._header(self.revision) + answer
+            return self._lessor_calls, kind
+        answer, lane = self.members.route(route, kind, self._reads)
+        if answer is not None:
+            self.finish(call_id, *answer)
+            return None
+        if lane is self._reads:
+            kind, self._finishers[call_id] = int(ReadKind.BARRIER), list_members
+        return lane, kind
+
+    def ask(self, lane: Lane | None, call: Asking, kind: int, body: bytes) -> bool:
+        """Open a call of several steps for its next step, in a lane or in none; False if it was refused."""
+        now, size = self.now, len(body)
+        refusal = ErrorCode.STOPPED if self._stopped else ErrorCode.OK
+        if size > self.config.limits.request_bytes_max:
+            refusal = ErrorCode.REQUEST_TOO_LARGE
+        elif not refusal and not self._calls.open(call.call_id, size, now, call.deadline, self._timeout_ms):
+            refusal = ErrorCode.TOO_MANY_REQUESTS
+        if refusal:
+            self._refuse(call.call_id, refusal)
+        elif lane is not None:
+            if call.identity.revision:
+                kind, body = lane.as_user, encode_as(call.identity, kind, body)
+            lane.queue.append((call.call_id, kind, body))
+        return not refusal
 
     def cancel(self, call_id: int) -> None:
         """Forget a call whose client is gone; what it asked may still happen."""
         if not self._calls.close(call_id):
             self.streams.cancel(call_id)
         self._finishers.pop(call_id, None)
+        self._desk.steps.pop(call_id, None)
 
     def _refuse(self, call_id: int, code: ErrorCode) -> None:
+        self._desk.steps.pop(call_id, None)
+        self.finish(call_id, code, b"")
+
+    def finish(self, call_id: int, code: int, body: Body) -> None:
+        """Answer a call that is not open any more."""
         self._finishers.pop(call_id, None)
         if call_id < 0:
-            self._own.tell(call_id, code, b"")
+            self._own.tell(call_id, code, whole(body))
         else:
-            self.answers.append((call_id, code, b""))
+            self.answers.append((call_id, code, body))
 
     def _propose(self, kind: CommandKind, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
         """Put a command of this node's own into the log."""
-        call_id = self._own.begin(on_answer, command=True)
-        if self._stopped or not self._calls.open(call_id, len(body), now, None, self._timeout_ms):
-            self._refuse(call_id, ErrorCode.STOPPED if self._stopped else ErrorCode.TOO_MANY_REQUESTS)
-            return
-        self._commands.queue.append((call_id, int(CommandKind.AS_NODE), bytes((kind,)) + body))
-
-    def _ask(self, method: Method, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
-        """Make a call for a stream."""
-        self.submit(self._own.begin(on_answer, command=method is not KEEP_ALIVE), method, body, now, None)
+        self.now = now
+        call = Asking(self._own.begin(on_answer, command=True), None)
+        self.ask(self._commands, call, int(CommandKind.AS_NODE), bytes((kind,)) + body)
 
     # --- the actor's side --------------------------------------------------------------------------
 
@@ -231,51 +289,22 @@ class GatewayCore:
 
     def handle(self, message: Message, source: Source, now: Millis) -> list[Effect]:
         """React to one message of this node's actors."""
-        self._now = now
-        if isinstance(message, local.CommandsApplied):
-            self._on_commands_applied(message, now)
-        elif isinstance(message, local.ReadsServed):
-            self._on_reads_served(message, now)
-        elif isinstance(message, local.LeadershipChanged):
-            self._on_leadership_changed(message, now)
-        elif isinstance(message, local.ProposalRefused):
-            self._on_refused(self._commands, message.sequence, message.code, now)
-        elif isinstance(message, local.ReadsRefused):
-            self._on_refused(self._reads, message.sequence, message.code, now)
-        elif isinstance(message, local.LessorAnswered):
-            self._on_lessor_answered(message, now)
-        elif isinstance(message, local.LessorRefused):
-            self._on_refused(self._lessor_calls, message.sequence, message.code, now)
-        elif isinstance(message, local.MembersAnswered | local.LeadershipTransferEnded):
-            self.members.on_answered(message, now)
-        elif isinstance(message, local.StoreProgressed):
-            self._on_store_progressed(message)
-        elif isinstance(message, local.CommandAnswered):
-            self._on_command_answered(message)
-        elif isinstance(message, local.AnswerPiece):
-            self._on_answer_piece(message, now)
-        elif isinstance(message, local.ActorStarted):
-            self._on_actor_started(message, now)
-        elif isinstance(message, local.EventsApplied):
-            self.watches.on_applied(message)
-        elif isinstance(message, local.EventsRead):
-            self.watches.on_read(message)
-        elif isinstance(message, local.EventsFollowed):
-            self.watches.on_followed(message)
-        elif isinstance(message, local.StopActor):
+        self.now = now
+        if isinstance(message, local.StopActor):
             return self._stop()
-        else:
-            self._snapshots.on_local(message)
+        handler = self._handlers.get(message.kind)
+        if handler is not None:
+            handler(message, now)
         return []
 
     def wake(self, now: Millis) -> list[Effect]:
         """Answer the calls that have run out of time."""
-        self._now = now
+        self.now = now
         expired = self._calls.expire(now)
         for call_id, code in expired:
             self._refuse(call_id, code)
         if expired:
-            self._drop_dead_proposals()
+            self._commands.drop_dead(self._calls.is_open)
         self.streams.wake(now)
         self._watch_service.wake(now)
         for lane in self._lanes:
@@ -302,6 +331,8 @@ class GatewayCore:
         effects += [Send("applier", request) for request in self.watches.take()]
         if self._snapshots.effects:
             effects += self._snapshots.take()
+        if self._desk.waiting:
+            effects += self._desk.take_work()
         if self._taken_bytes >= TAKEN_REPORT_BYTES:
             effects.append(Send("applier", local.PiecesTaken(size_bytes=self._taken_bytes)))
             self._taken_bytes = 0
@@ -314,7 +345,7 @@ class GatewayCore:
         self._calls.check()
         self.streams.check()
         self.watches.check()
-        check_placed(self._calls.all(), self._lanes, self._housekeeper.held)
+        check_placed(self._calls.all(), self._lanes, (*self._housekeeper.held, *self._desk.at_work()))
         self._own.check(self._calls.all())
 
     def _send(
@@ -327,7 +358,7 @@ class GatewayCore:
     ) -> None:
         lane.due = None
         if lane is self._commands and (lane.full or lane.gathering):
-            self._drop_dead_proposals()
+            self._commands.drop_dead(self._calls.is_open)
         if lane.gathering and not lane.out_of_patience(now):
             lane.due = lane.patience_ends(now)
             return
@@ -372,30 +403,18 @@ class GatewayCore:
             payload = encode_batch(origin, batch.flat)
             effects.append(Send("raft", local.ProposeBatch.make(sequence=sequence, payload=payload)))
 
-    def _drop_dead_proposals(self) -> None:
-        """Forget proposals nobody waits for: on the way to another leader they may have been lost.
-
-        Reads need none of this: raft and applier answer or refuse every batch, or are started anew.
-        """
-        self._commands.drop_dead(self._calls.is_open)
-
     # --- answers -----------------------------------------------------------------------------------
 
     def answer(self, call_id: int, code: int, body: Body) -> None:
-        """Answer a call, if somebody still waits."""
+        """Answer a call if somebody still waits, or take its next step."""
         if self._finishers and not code and self._finishers.get(call_id) is list_members:
             del self._finishers[call_id]
             self.members.lane.queue.append((call_id, int(MemberCall.LIST), b""))
             return
-        if self._calls.close(call_id):
-            if self._finishers:
-                finisher = self._finishers.pop(call_id, None)
-                if finisher is not None and not code:
-                    body = finisher(whole(body))
-            if call_id < 0:
-                self._own.tell(call_id, code, whole(body))
-            else:
-                self.answers.append((call_id, code, body))
+        if self._calls.close(call_id) and not (self._desk.steps and self._desk.goes_on(call_id, code, body)):
+            if self._finishers and not code and (finisher := self._finishers.pop(call_id, None)) is not None:
+                body = finisher(whole(body))
+            self.finish(call_id, code, body)
 
     def _on_commands_applied(self, message: local.CommandsApplied, now: Millis) -> None:
         self._publish(message.applied, message.revision)
@@ -409,17 +428,12 @@ class GatewayCore:
         self._refused.pop(message.sequence, None)
         close = self._calls.close
         append = self.answers.append
-        if batch.pieces or self._own.commands:
+        if batch.pieces or self._own.commands or self._desk.steps or _PENDING in message.results:
             self._answer_one_by_one(batch, message)
             return
-        later: list[tuple[int, int]] = []
-        for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
-            if code == ErrorCode.PENDING:
-                later.append((position, call_id))
-            elif close(call_id):
+        for call_id, (code, body) in zip(batch.ids, message.results, strict=True):
+            if close(call_id):
                 append((call_id, code, body))
-        if later:
-            self._commands.answered_later[message.sequence] = dict(later)
 
     def _answer_one_by_one(self, batch: Batch, message: local.CommandsApplied) -> None:
         """Answer a batch with commands of this node's own, or of which large answers came ahead in pieces."""
@@ -443,7 +457,7 @@ class GatewayCore:
                 if self._calls.is_open(batch.ids[message.position]):
                     batch.pieces.setdefault(message.position, []).append(message.piece)
 
-    def _on_command_answered(self, message: local.CommandAnswered) -> None:
+    def _on_command_answered(self, message: local.CommandAnswered, _now: Millis) -> None:
         waiting = self._commands.answered_later.get(message.sequence)
         if waiting is None or message.incarnation != self.identity.incarnation:
             return
@@ -474,26 +488,6 @@ class GatewayCore:
         if batch.left <= 0:
             lane.done(message.sequence)
 
-    def _on_lessor_answered(self, message: local.LessorAnswered, now: Millis) -> None:
-        """Hand out what the leader's lessor says; its state is another store's, so it publishes nothing."""
-        lane = self._lessor_calls
-        batch = lane.inflight.get(message.sequence)
-        if batch is None:
-            return
-        again: list[int] = []
-        for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
-            if code == ErrorCode.NOT_LEADER:
-                again.append(position)
-            else:
-                self.answer(call_id, code, body)
-        batch.left = len(again)
-        lane.progressed(batch, now)
-        if again:
-            self.requeue(lane, message.sequence, again)
-            lane.pause(Millis(now + RETRY_MS))
-        else:
-            lane.done(message.sequence)
-
     def _publish(self, applied: Index, revision: Revision) -> None:
         if applied > self.applied:
             self.applied = applied
@@ -504,12 +498,7 @@ class GatewayCore:
         """Return a response header for a revision, framed."""
         return header_bytes(self.identity.cluster, self.identity.member, Revision(revision), self.term)
 
-    def _with_header(self, body: bytes) -> bytes:
-        """Put this member's header before an answer of the leader's lessor, as etcd does."""
-        return self._header(self.revision) + body
-
     def _finish_status(self, body: bytes) -> bytes:
-        """Add what the applier does not know; fields of a message may be appended, and errors stand in etcd's order."""
         return complete_status(body, self.identity.member, self.leader, self.term, self.members.views)
 
     # --- when something changes --------------------------------------------------------------------
@@ -534,8 +523,11 @@ class GatewayCore:
             for call_id in batch.ids:
                 self.answer(call_id, code, b"")
 
-    def _on_refused(self, lane: Lane, sequence: int, code: int, now: Millis) -> None:
+    def _on_refused(
+        self, lane: Lane, message: local.ProposalRefused | local.ReadsRefused | local.LessorRefused, now: Millis
+    ) -> None:
         """What was certainly not done is tried again, unless the node is simply too busy."""
+        sequence, code = message.sequence, message.code
         if code == ErrorCode.TOO_MANY_REQUESTS:
             batch = lane.done(sequence)
             if batch is not None:
@@ -556,7 +548,7 @@ class GatewayCore:
         """Put calls of a batch, or all of them, back at the head of their lane."""
         lane.requeue(sequence, positions, self._calls.is_open)
 
-    def _on_store_progressed(self, message: local.StoreProgressed) -> None:
+    def _on_store_progressed(self, message: local.StoreProgressed, _now: Millis) -> None:
         self._store_open = True
         self._logical_bytes = message.logical_bytes
         self._housekeeper.progressed(message)

@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from google.protobuf.message import DecodeError
 
 from gateway.calls import Body
+from gateway.credentials import NO_CREDENTIALS, Credentials, read_credentials
 from gateway.grpc_methods import HEALTH_SERVICE, GrpcMethod, unknown_method
 from gateway.grpc_streams import GrpcStreams, OpenStream, StreamCalls
 from gateway.grpc_wire import (
@@ -49,7 +50,12 @@ class Calls(StreamCalls, Protocol):
     """What the door needs of the loop."""
 
     def submit(
-        self, method: Any, body: bytes, deadline_ms: Millis | None, on_answer: Callable[[int, Body], None]
+        self,
+        method: Any,
+        body: bytes,
+        deadline_ms: Millis | None,
+        on_answer: Callable[[int, Body], None],
+        credentials: Credentials = NO_CREDENTIALS,
     ) -> int:
         """See `GatewayLoop.submit`."""
         ...
@@ -103,7 +109,7 @@ class GrpcShared:
 class GrpcHead:
     """What a header block means to gRPC; kept with the block, so worked out once for all calls that repeat it."""
 
-    __slots__ = ("encoding", "is_grpc", "method", "refusal", "require_leader", "status", "timeout_ms")
+    __slots__ = ("credentials", "encoding", "is_grpc", "method", "refusal", "require_leader", "status", "timeout_ms")
 
     def __init__(self) -> None:
         self.is_grpc = False
@@ -114,11 +120,12 @@ class GrpcHead:
         """What `refusal` says, for the counters."""
         self.timeout_ms = -1
         self.encoding = b""
+        self.credentials = NO_CREDENTIALS
         self.require_leader = False
         """Whether the client would rather have an error than wait on a member that knows no leader."""
 
 
-def read_head(head: RequestHead, methods: Mapping[bytes, GrpcMethod]) -> GrpcHead:
+def read_head(head: RequestHead, methods: Mapping[bytes, GrpcMethod], common_name: str = "") -> GrpcHead:
     """Return what `head` asks of gRPC; never raises."""
     result = GrpcHead()
     content_type = head.field(b"content-type") or b""
@@ -130,6 +137,7 @@ def read_head(head: RequestHead, methods: Mapping[bytes, GrpcMethod]) -> GrpcHea
     result.method = known
     result.encoding = head.field(b"grpc-encoding") or b""
     result.require_leader = head.field(b"hasleader") == b"true"
+    result.credentials = read_credentials(head.field, common_name)
     try:
         _check_head(head, content_type, known, result.encoding, methods)
         timeout = head.field(b"grpc-timeout")
@@ -201,7 +209,7 @@ class GrpcConnection:
         """A request has arrived whole: the way of nearly every call."""
         asked = head.route
         if asked is None:
-            asked = head.route = read_head(head, self._shared.methods)
+            asked = head.route = read_head(head, self._shared.methods, self.common_name)
         assert type(asked) is GrpcHead, "the door owns the route"
         if asked.refusal:
             self._refuse(stream_id, asked)
@@ -235,7 +243,7 @@ class GrpcConnection:
         """A request has begun whose body follows."""
         asked = head.route
         if asked is None:
-            asked = head.route = read_head(head, self._shared.methods)
+            asked = head.route = read_head(head, self._shared.methods, self.common_name)
         assert isinstance(asked, GrpcHead), "the door owns the route"
         if not asked.is_grpc:
             self._http.on_headers(stream_id, head)
@@ -314,7 +322,9 @@ class GrpcConnection:
         assert entry is not None, "without a method the head was refused"
         deadline = Millis(self._calls.now_ms() + asked.timeout_ms) if asked.timeout_ms >= 0 else None
         reader = MessageReader(asked.encoding, self._shared.message_bytes_max)
-        return self._streams.start(stream_id, entry, StreamHead(asked.require_leader, deadline), reader)
+        return self._streams.start(
+            stream_id, entry, StreamHead(asked.require_leader, deadline, asked.credentials), reader
+        )
 
     def _hear_stream(self, stream_id: int, opened: OpenStream, data: bytes, *, ended: bool) -> None:
         """Take a part of what the client says on a stream."""
@@ -351,7 +361,7 @@ class GrpcConnection:
         if asked.timeout_ms >= 0:
             deadline = Millis(self._calls.now_ms() + asked.timeout_ms)
         answer = partial(self._answer, stream_id, entry)
-        self._live[stream_id] = self._calls.submit(entry.method, message, deadline, answer)
+        self._live[stream_id] = self._calls.submit(entry.method, message, deadline, answer, asked.credentials)
 
     def _answer(self, stream_id: int, entry: GrpcMethod, code: int, body: Body) -> None:
         del self._live[stream_id]

@@ -17,6 +17,8 @@ from protocol.local import MemberView, StoreProgressed
 from protocol.types import NOBODY, MemberId, Millis, Term
 from protocol.wire import rpc_pb2 as rpc
 
+PUT_OVERHEAD_BYTES: Final = 256
+"""What etcd's quota counts for a put besides key and value (rule 52)."""
 _COMPACTED: Final = (int(ErrorCode.OK), int(ErrorCode.COMPACTED))
 
 
@@ -32,11 +34,11 @@ class Housekeeper:
     """The household of one member."""
 
     def __init__(
-        self, member: MemberId, config: ClusterConfig, propose: Propose, refuse: Callable[[int, ErrorCode], None]
+        self, member: MemberId, config: ClusterConfig, propose: Propose, answer: Callable[[int, int, bytes], None]
     ) -> None:
         self._member = member
         self._propose = propose
-        self._refuse = refuse
+        self._answer = answer
         self._now = Millis(0)
         self._revision = 0
         self.alarms: tuple[tuple[int, MemberId], ...] = ()
@@ -66,7 +68,7 @@ class Housekeeper:
         self._raising = False
         held, self.held = self.held, {}
         for call_id in held:
-            self._refuse(call_id, ErrorCode.NO_SPACE)
+            self._answer(call_id, ErrorCode.NO_SPACE, b"")
 
     def raise_alarm(self, kind: rpc.AlarmType.ValueType, member: MemberId, now: Millis, on_answer: OnAnswer) -> None:
         """Have every member know of an alarm."""

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from typing import Any, Final
 
 from gateway.calls import Body, whole
+from gateway.credentials import read_credentials
 from gateway.grpc_door import GrpcShared
 from gateway.grpc_wire import GrpcFault, parse_timeout, too_large
 from gateway.json_paths import OLD_PREFIX, PREFIX, JsonRoute, json_routes
@@ -178,7 +179,8 @@ class JsonGateway:
             if not answered.done():
                 answered.set_result((code, body))
 
-        call_id = self.calls.submit(route.entry.method, message, deadline, on_answer)
+        credentials = read_credentials(fields.metadata.get)
+        call_id = self.calls.submit(route.entry.method, message, deadline, on_answer, credentials)
         gone = asyncio.ensure_future(_until_gone(receive))
         try:
             await asyncio.wait((answered, gone), return_when=asyncio.FIRST_COMPLETED)
@@ -271,6 +273,7 @@ class _StreamExchange:
         head = StreamHead(
             require_leader=self._fields.metadata.get(b"hasleader") == b"true",
             deadline=None if timeout_ms is None else Millis(self._calls.now_ms() + timeout_ms),
+            credentials=read_credentials(self._fields.metadata.get),
         )
         self._entry.started += 1
         self._call_id = self._calls.open_stream(self._entry.stream, head, self._on_stream)

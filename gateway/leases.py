@@ -9,15 +9,20 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Final, Protocol
 
+from gateway.calls import Lane
+from gateway.credentials import Credentials
 from gateway.streams import Stream, StreamHandler
 from protocol.config import RaftConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
+from protocol.local import LessorAnswered
 from protocol.types import Millis
 from protocol.wire import rpc_pb2 as rpc
 
 KEEP_ALIVES_OPEN_MAX: Final = 10_000
 """Unanswered requests of one stream."""
+RETRY_MS: Final = 20
+"""Pause before what the lessor could not answer yet is asked again."""
 _ID_MASK: Final = (1 << 63) - 1
 
 
@@ -49,7 +54,9 @@ class Grants:
 class Asks(Protocol):
     """How a stream asks the lessor."""
 
-    def __call__(self, body: bytes, now: Millis, on_answer: Callable[[int, bytes], None]) -> None:
+    def __call__(
+        self, body: bytes, now: Millis, credentials: Credentials, on_answer: Callable[[int, bytes], None]
+    ) -> None:
         """Ask; `on_answer` is told the code and, where it is OK, the whole response."""
         ...
 
@@ -80,7 +87,7 @@ class _KeepAliveStream:
             self._stream.end(ErrorCode.TOO_MANY_REQUESTS)
             return
         self._unanswered += 1
-        self._ask(body, now, self._on_answer)
+        self._ask(body, now, self._stream.head.credentials, self._on_answer)
 
     def on_half_close(self, now: Millis) -> None:
         """Answer what was asked, then end."""
@@ -104,3 +111,29 @@ class _KeepAliveStream:
     def _end_if_done(self) -> None:
         if self._half_closed and not self._unanswered:
             self._stream.end()
+
+
+def answer_lessor_calls(
+    lane: Lane,
+    answer: Callable[[int, int, bytes], None],
+    is_open: Callable[[int], bool],
+    message: LessorAnswered,
+    now: Millis,
+) -> None:
+    """Hand out what the leader's lessor says; its state is another store's, so it publishes nothing."""
+    batch = lane.inflight.get(message.sequence)
+    if batch is None:
+        return
+    again: list[int] = []
+    for position, (call_id, (code, body)) in enumerate(zip(batch.ids, message.results, strict=True)):
+        if code == ErrorCode.NOT_LEADER:
+            again.append(position)
+        else:
+            answer(call_id, code, body)
+    batch.left = len(again)
+    lane.progressed(batch, now)
+    if again:
+        lane.requeue(message.sequence, again, is_open)
+        lane.pause(Millis(now + RETRY_MS))
+    else:
+        lane.done(message.sequence)

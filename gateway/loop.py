@@ -29,6 +29,7 @@ from actors.links import LocalLinks
 from actors.memory import FreedMemory
 from actors.metrics import ActorMetrics
 from gateway.calls import Body
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.streams import StreamHead, StreamMethod, StreamTable
 from protocol import codec, local
 from protocol.errors import ErrorCode
@@ -69,7 +70,15 @@ class Core(Protocol):
         """See `actors.actor`."""
         ...
 
-    def submit(self, call_id: int, method: Any, body: bytes, now: Millis, deadline: Millis | None) -> None:
+    def submit(
+        self,
+        call_id: int,
+        method: Any,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         """Take a request; its answer appears in `answers`."""
         ...
 
@@ -165,7 +174,14 @@ class GatewayLoop:
         """How many calls wait for an answer."""
         return len(self._calls)
 
-    def submit(self, method: Any, body: bytes, deadline_ms: Millis | None, on_answer: OnAnswer) -> int:
+    def submit(
+        self,
+        method: Any,
+        body: bytes,
+        deadline_ms: Millis | None,
+        on_answer: OnAnswer,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> int:
         """Hand a request to the core; `on_answer(code, body)` is called later in this turn or another.
 
         Args:
@@ -173,13 +189,14 @@ class GatewayLoop:
             body: the protobuf request as the client sent it.
             deadline_ms: instant on the clock of `now_ms` after which nobody waits, or None.
             on_answer: must not raise.
+            credentials: what the request says of who makes it.
 
         Returns:
             The call id, for `cancel`.
         """
         call_id = next(self._call_ids)
         self._calls[call_id] = on_answer
-        self.core.submit(call_id, method, body, Millis(int(self.loop.time() * 1000)), deadline_ms)
+        self.core.submit(call_id, method, body, Millis(int(self.loop.time() * 1000)), deadline_ms, credentials)
         if not self._turn_planned:
             self._plan_turn()
         return call_id

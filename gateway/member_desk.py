@@ -39,10 +39,6 @@ class Core(Protocol):
         """Answer a call, if somebody still waits."""
         ...
 
-    def requeue(self, lane: Lane, sequence: int, positions: list[int] | None) -> None:
-        """Put calls of a batch back at the head of their lane."""
-        ...
-
 
 def list_members(_body: bytes) -> bytes:
     """Mark a barrier behind which raft is to be asked for the members."""
@@ -62,7 +58,7 @@ class MemberDesk:
         self._core = core
         self._is_open = is_open
         self.calls = MemberCalls(core.identity)
-        self.lane = Lane("members", unserved_max=CALLS_UNDER_WAY_MAX, inflight_max=CALLS_UNDER_WAY_MAX)
+        self.lane = Lane("members", unserved_max=CALLS_UNDER_WAY_MAX, inflight_max=CALLS_UNDER_WAY_MAX, as_user=0)
         self.views: tuple[MemberView, ...] = ()
         """What raft told last: committed, though others may have committed more."""
         self.is_learner = False
@@ -106,7 +102,7 @@ class MemberDesk:
             return
         if code == ErrorCode.NO_LEADER:
             self.calls.forget(sequence)
-            self._core.requeue(self.lane, sequence, None)
+            self.lane.requeue(sequence, None, self._is_open)
             self.lane.pause(Millis(now + RETRY_MS))
             return
         self.lane.done(sequence)

@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 from google.protobuf.message import DecodeError, Message
 
 from gateway import validate
+from gateway.access import Need
 from gateway.members import MemberCall
 from gateway.streams import StreamMethod
 from protocol.command import CommandKind, ReadKind
@@ -41,6 +42,8 @@ class Route(Enum):
     """To a service of the gateway that asks several things for it, and may wait."""
     MEMBERS = "members"
     """Answered from the member table, behind a barrier if it must be linearizable."""
+    DESK = "desk"
+    """Through several steps, because a password must be hashed or checked on the way."""
 
 
 class Ruling(NamedTuple):
@@ -152,6 +155,14 @@ def _parsed(request: type[Message], ruling: Ruling) -> "Rule":
     return rule
 
 
+def _command(request: type[Message], kind: CommandKind, route: Route = Route.COMMAND) -> "Rule":
+    return _parsed(request, Ruling(ErrorCode.OK, route, int(kind)))
+
+
+def _read(request: type[Message], kind: ReadKind, route: Route = Route.LINEARIZABLE) -> "Rule":
+    return _parsed(request, Ruling(ErrorCode.OK, route, int(kind)))
+
+
 def _rule_members(body: bytes, _operations_max: int) -> Ruling:
     try:
         request = rpc.MemberListRequest.FromString(body)
@@ -189,12 +200,17 @@ def _to_raft(request: type[Message], kind: MemberCall) -> Rule:
 
 
 class Method(NamedTuple):
-    """One RPC. `rule` looks at a request's bytes; `number` is its name on the ZeroMQ door."""
+    """One RPC. `rule` looks at a request's bytes; `number` is its name on the ZeroMQ door.
+
+    `need` is what the gateway itself asks of who calls it while rights matter. With `STORE` the table of
+    `storage.auth_guard` decides; what is answered without the store, or does something besides, needs another.
+    """
 
     number: int
     service: str
     name: str
     rule: Rule
+    need: Need = Need.ROOT
 
     @property
     def path(self) -> bytes:
@@ -205,35 +221,83 @@ class Method(NamedTuple):
 _KV: Final = "etcdserverpb.KV"
 _LEASE: Final = "etcdserverpb.Lease"
 _CLUSTER: Final = "etcdserverpb.Cluster"
+_AUTH: Final = "etcdserverpb.Auth"
+_STORE: Final = Need.STORE
 _ALL: Final = (
-    Method(1, _KV, "Put", _rule_put),
-    Method(2, _KV, "Range", _rule_range),
-    Method(3, _KV, "DeleteRange", _rule_delete),
-    Method(4, _KV, "Txn", _rule_txn),
-    Method(5, _KV, "Compact", _parsed(rpc.CompactionRequest, _COMPACT)),
-    Method(6, "etcdserverpb.Maintenance", "Status", _parsed(rpc.StatusRequest, _STATUS)),
-    Method(7, "etcdserverpb.Maintenance", "HashKV", _parsed(rpc.HashKVRequest, _HASH_KV)),
-    Method(8, _CLUSTER, "MemberList", _rule_members),
-    Method(9, _LEASE, "LeaseGrant", _rule_lease_grant),
-    Method(10, _LEASE, "LeaseRevoke", _parsed(rpc.LeaseRevokeRequest, _REVOKE)),
-    Method(12, _LEASE, "LeaseTimeToLive", _parsed(rpc.LeaseTimeToLiveRequest, _TIME_TO_LIVE)),
-    Method(13, _LEASE, "LeaseLeases", _parsed(rpc.LeaseLeasesRequest, _LEASES)),
+    Method(1, _KV, "Put", _rule_put, _STORE),
+    Method(2, _KV, "Range", _rule_range, _STORE),
+    Method(3, _KV, "DeleteRange", _rule_delete, _STORE),
+    Method(4, _KV, "Txn", _rule_txn, _STORE),
+    Method(5, _KV, "Compact", _parsed(rpc.CompactionRequest, _COMPACT), _STORE),
+    Method(6, "etcdserverpb.Maintenance", "Status", _parsed(rpc.StatusRequest, _STATUS), _STORE),
+    Method(7, "etcdserverpb.Maintenance", "HashKV", _parsed(rpc.HashKVRequest, _HASH_KV), _STORE),
+    Method(8, _CLUSTER, "MemberList", _rule_members, Need.USER),
+    Method(9, _LEASE, "LeaseGrant", _rule_lease_grant, _STORE),
+    Method(10, _LEASE, "LeaseRevoke", _parsed(rpc.LeaseRevokeRequest, _REVOKE), _STORE),
+    Method(12, _LEASE, "LeaseTimeToLive", _parsed(rpc.LeaseTimeToLiveRequest, _TIME_TO_LIVE), _STORE),
+    Method(13, _LEASE, "LeaseLeases", _parsed(rpc.LeaseLeasesRequest, _LEASES), _STORE),
     Method(41, _CLUSTER, "MemberAdd", _rule_member_urls(rpc.MemberAddRequest, MemberCall.ADD)),
     Method(42, _CLUSTER, "MemberRemove", _to_raft(rpc.MemberRemoveRequest, MemberCall.REMOVE)),
     Method(43, _CLUSTER, "MemberUpdate", _rule_member_urls(rpc.MemberUpdateRequest, MemberCall.UPDATE)),
     Method(44, _CLUSTER, "MemberPromote", _to_raft(rpc.MemberPromoteRequest, MemberCall.PROMOTE)),
     Method(45, "etcdserverpb.Maintenance", "MoveLeader", _to_raft(rpc.MoveLeaderRequest, MemberCall.MOVE_LEADER)),
-    Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm),
+    Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm, _STORE),
+)
+
+_AUTH_CALLS: Final = (
+    Method(20, _AUTH, "AuthEnable", _command(rpc.AuthEnableRequest, CommandKind.AUTH_ENABLE), _STORE),
+    Method(21, _AUTH, "AuthDisable", _command(rpc.AuthDisableRequest, CommandKind.AUTH_DISABLE), _STORE),
+    Method(22, _AUTH, "AuthStatus", _read(rpc.AuthStatusRequest, ReadKind.AUTH_STATUS), _STORE),
+    Method(
+        23,
+        _AUTH,
+        "Authenticate",
+        _command(rpc.AuthenticateRequest, CommandKind.ASSIGN_TOKEN, Route.DESK),
+        Need.NOTHING,
+    ),
+    Method(24, _AUTH, "UserAdd", _command(rpc.AuthUserAddRequest, CommandKind.USER_ADD, Route.DESK), _STORE),
+    Method(25, _AUTH, "UserGet", _read(rpc.AuthUserGetRequest, ReadKind.USER_GET), _STORE),
+    Method(26, _AUTH, "UserList", _read(rpc.AuthUserListRequest, ReadKind.USER_LIST), _STORE),
+    Method(27, _AUTH, "UserDelete", _command(rpc.AuthUserDeleteRequest, CommandKind.USER_DELETE), _STORE),
+    Method(
+        28,
+        _AUTH,
+        "UserChangePassword",
+        _command(rpc.AuthUserChangePasswordRequest, CommandKind.USER_CHANGE_PASSWORD, Route.DESK),
+        _STORE,
+    ),
+    Method(29, _AUTH, "UserGrantRole", _command(rpc.AuthUserGrantRoleRequest, CommandKind.USER_GRANT_ROLE), _STORE),
+    Method(30, _AUTH, "UserRevokeRole", _command(rpc.AuthUserRevokeRoleRequest, CommandKind.USER_REVOKE_ROLE), _STORE),
+    Method(31, _AUTH, "RoleAdd", _command(rpc.AuthRoleAddRequest, CommandKind.ROLE_ADD), _STORE),
+    Method(32, _AUTH, "RoleGet", _read(rpc.AuthRoleGetRequest, ReadKind.ROLE_GET), _STORE),
+    Method(33, _AUTH, "RoleList", _read(rpc.AuthRoleListRequest, ReadKind.ROLE_LIST), _STORE),
+    Method(34, _AUTH, "RoleDelete", _command(rpc.AuthRoleDeleteRequest, CommandKind.ROLE_DELETE), _STORE),
+    Method(
+        35,
+        _AUTH,
+        "RoleGrantPermission",
+        _command(rpc.AuthRoleGrantPermissionRequest, CommandKind.ROLE_GRANT_PERMISSION),
+        _STORE,
+    ),
+    Method(
+        36,
+        _AUTH,
+        "RoleRevokePermission",
+        _command(rpc.AuthRoleRevokePermissionRequest, CommandKind.ROLE_REVOKE_PERMISSION),
+        _STORE,
+    ),
 )
 
 _STEPPED: Final = (
-    Method(80, "v3lockpb.Lock", "Lock", _parsed(lock.LockRequest, _STEPS)),
-    Method(81, "v3lockpb.Lock", "Unlock", _parsed(lock.UnlockRequest, _STEPS)),
-    Method(82, "v3electionpb.Election", "Campaign", _parsed(election.CampaignRequest, _STEPS)),
-    Method(83, "v3electionpb.Election", "Proclaim", _parsed(election.ProclaimRequest, _STEPS)),
-    Method(84, "v3electionpb.Election", "Leader", _parsed(election.LeaderRequest, _STEPS)),
-    Method(85, "v3electionpb.Election", "Resign", _parsed(election.ResignRequest, _STEPS)),
+    Method(80, "v3lockpb.Lock", "Lock", _parsed(lock.LockRequest, _STEPS), _STORE),
+    Method(81, "v3lockpb.Lock", "Unlock", _parsed(lock.UnlockRequest, _STEPS), _STORE),
+    Method(82, "v3electionpb.Election", "Campaign", _parsed(election.CampaignRequest, _STEPS), _STORE),
+    Method(83, "v3electionpb.Election", "Proclaim", _parsed(election.ProclaimRequest, _STEPS), _STORE),
+    Method(84, "v3electionpb.Election", "Leader", _parsed(election.LeaderRequest, _STEPS), _STORE),
+    Method(85, "v3electionpb.Election", "Resign", _parsed(election.ResignRequest, _STEPS), _STORE),
 )
+
+_UNARY: Final = (*_ALL, *_AUTH_CALLS, *_STEPPED)
 
 _STREAMS: Final = (
     StreamMethod(101, "grpc.health.v1.Health", "Watch"),
@@ -244,11 +308,17 @@ _STREAMS: Final = (
     StreamMethod(160, "etcdserverpb.Maintenance", "Snapshot"),
 )
 
-KEEP_ALIVE: Final = Method(11, _LEASE, "LeaseKeepAlive", _parsed(rpc.LeaseKeepAliveRequest, _KEEP_ALIVE))
+KEEP_ALIVE: Final = Method(11, _LEASE, "LeaseKeepAlive", _parsed(rpc.LeaseKeepAliveRequest, _KEEP_ALIVE), _STORE)
 """One keep-alive as a call of its own: what the ZeroMQ door has, and what a gRPC stream of them is made of."""
-METHODS: Final[dict[bytes, Method]] = {method.path: method for method in (*_ALL, *_STEPPED)}
+PERMIT_WATCH: Final = Method(
+    0, "", "permit a watch", _read(rpc.RangeRequest, ReadKind.PERMIT_RANGE, Route.LOCAL), _STORE
+)
+"""What a watch asks before it begins; no door knows it."""
+PERMIT_ROOT: Final = Method(0, "", "permit root", _read(rpc.RangeRequest, ReadKind.PERMIT_ROOT, Route.LOCAL), _STORE)
+"""What a stream asks that only root may have."""
+METHODS: Final[dict[bytes, Method]] = {method.path: method for method in _UNARY}
 """By gRPC path."""
-METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in (*_ALL, *_STEPPED, KEEP_ALIVE)}
+METHODS_BY_NUMBER: Final[dict[int, Method]] = {method.number: method for method in (*_UNARY, KEEP_ALIVE)}
 """By number on the ZeroMQ door."""
 STREAM_METHODS: Final[dict[bytes, StreamMethod]] = {method.path: method for method in _STREAMS}
 """Streaming RPCs by gRPC path."""
@@ -256,7 +326,7 @@ STREAM_METHODS_BY_NUMBER: Final[dict[int, StreamMethod]] = {method.number: metho
 """By number on the ZeroMQ door."""
 OWN_CALL: Final = 0
 """The number of what a node asks itself, for its health pages: a learner answers that too."""
-RANGE_PAGE: Final = Method(OWN_CALL, _KV, "RangePage", _rule_range_page)
+RANGE_PAGE: Final = Method(OWN_CALL, _KV, "RangePage", _rule_range_page, _STORE)
 """A page of a RangeStream, which a gateway asks for itself; no client can."""
 RANGE_STREAM: Final = STREAM_METHODS[b"/etcdserverpb.KV/RangeStream"]
 WATCH: Final = STREAM_METHODS[b"/etcdserverpb.Watch/Watch"]

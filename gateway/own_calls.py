@@ -5,14 +5,23 @@ Owns their ids, which are below zero, and who is told the answers. Invariant: ea
 
 from collections.abc import Callable
 
+from gateway.credentials import Credentials
+from gateway.methods import KEEP_ALIVE, Method
+from protocol.types import Millis
+
 OnAnswer = Callable[[int, bytes], None]
 """Told the code and, where it is OK, the whole response."""
+
+
+Submit = Callable[[int, Method, bytes, Millis, Millis | None, Credentials], None]
+"""The core's door: call id, method, body, now, deadline, credentials."""
 
 
 class OwnCalls:
     """The calls of one gateway that no client made."""
 
-    def __init__(self) -> None:
+    def __init__(self, submit: Submit) -> None:
+        self._submit = submit
         self.commands: dict[int, None] = {}
         """Which are commands, so that batches are answered as fast as ever while there are none."""
         self._told: dict[int, OnAnswer] = {}
@@ -25,6 +34,10 @@ class OwnCalls:
         if command:
             self.commands[self._last_id] = None
         return self._last_id
+
+    def submit(self, method: Method, body: bytes, now: Millis, credentials: Credentials, on_answer: OnAnswer) -> None:
+        """Make a call for somebody, under that one's credentials."""
+        self._submit(self.begin(on_answer, command=method is not KEEP_ALIVE), method, body, now, None, credentials)
 
     def tell(self, call_id: int, code: int, body: bytes) -> None:
         """Tell the answer to whom it belongs."""

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 from google.protobuf.message import DecodeError
 
 from gateway import validate
+from gateway.credentials import Credentials
 from gateway.methods import METHODS, RANGE_PAGE, Method
 from gateway.own_calls import OnAnswer
 from gateway.streams import Stream, StreamHandler
@@ -26,7 +27,7 @@ _RANGE: Final = METHODS[b"/etcdserverpb.KV/Range"]
 class Ask(Protocol):
     """How a stream makes a call."""
 
-    def __call__(self, method: Method, body: bytes, now: Millis, on_answer: OnAnswer) -> None:
+    def __call__(self, method: Method, body: bytes, now: Millis, credentials: Credentials, on_answer: OnAnswer) -> None:
         """Make it; `on_answer` is told the code and, where it is OK, the whole response."""
         ...
 
@@ -72,7 +73,7 @@ class _RangeStream:
         request.ClearField("sort_order")
         request.ClearField("sort_target")
         if request.count_only:
-            self._ask(_RANGE, request.SerializeToString(), now, self._on_count)
+            self._ask(_RANGE, request.SerializeToString(), now, self._stream.head.credentials, self._on_count)
         else:
             self._ask_page(now)
 
@@ -89,7 +90,7 @@ class _RangeStream:
     def _ask_page(self, now: Millis) -> None:
         assert self._request is not None, "there was a first message"
         self._now = now
-        self._ask(RANGE_PAGE, self._request.SerializeToString(), now, self._on_page)
+        self._ask(RANGE_PAGE, self._request.SerializeToString(), now, self._stream.head.credentials, self._on_page)
 
     def _on_page(self, code: int, body: bytes) -> None:
         stream, request = self._stream, self._request
@@ -141,7 +142,7 @@ class _RangeStream:
                 left = rpc.RangeResponse.FromString(body).count
                 self._end(page, more=True, count=self._sent + left)
 
-        self._ask(_RANGE, rest.SerializeToString(), self._now, on_count)
+        self._ask(_RANGE, rest.SerializeToString(), self._now, self._stream.head.credentials, on_count)
 
     def _on_count(self, code: int, body: bytes) -> None:
         if code:

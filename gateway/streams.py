@@ -17,6 +17,7 @@ import heapq
 from collections.abc import Callable
 from typing import Final, NamedTuple, Protocol
 
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from protocol.errors import ErrorCode
 from protocol.types import NOBODY, MemberId, Millis
 
@@ -49,6 +50,7 @@ class StreamHead(NamedTuple):
     require_leader: bool = False
     """End the stream rather than let it wait on a member that knows no leader."""
     deadline: Millis | None = None
+    credentials: Credentials = NO_CREDENTIALS
 
 
 class StreamHandler(Protocol):

@@ -8,10 +8,11 @@ canceled, and its events are in between; a progress response never overtakes an 
 import heapq
 from collections import deque
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 from google.protobuf.message import DecodeError
 
+from gateway.credentials import Credentials
 from gateway.streams import Stream, StreamHandler
 from gateway.watch_hub import Place, Watcher, WatchHub
 from gateway.watch_wire import (
@@ -41,15 +42,42 @@ JOINED_BYTES: Final = 2048
 """Events that are shorter are copied for each watcher; longer ones are shared."""
 DUPLICATE_ID: Final = "mvcc: duplicate watch ID provided on the WatchStream"
 EMPTY_RANGE: Final = "mvcc: watcher range is empty"
+_ASKED: Final = -1
+_TOLD_AS_THEY_ARE: Final = (ErrorCode.INVALID_AUTH_TOKEN, ErrorCode.AUTH_OLD_REVISION, ErrorCode.USER_EMPTY)
+
+
+def _told(code: ErrorCode) -> str:
+    """Return how a refused watcher is told for want of rights: as the text of etcd's error, by which clients go."""
+    error = WIRE_ERRORS[code if code in _TOLD_AS_THEY_ARE else ErrorCode.PERMISSION_DENIED]
+    return f"rpc error: code = {error.grpc_code.name.title().replace('_', '')} desc = {error.text}"
+
+
+class Permit(Protocol):
+    """How a stream asks whether it may watch."""
+
+    def __call__(
+        self, body: bytes, now: Millis, credentials: Credentials, on_answer: Callable[[int, bytes], None]
+    ) -> bool:
+        """Ask about a RangeRequest; `on_answer` is told 0 or why not. False: nobody need be asked."""
+        ...
 
 
 class WatchService:
     """Serves watch streams over one hub, and keeps the time of progress notifications."""
 
     def __init__(
-        self, hub: WatchHub, header: Callable[[int], bytes], progress_interval_ms: int, response_bytes_max: int
+        self,
+        hub: WatchHub,
+        header: Callable[[int], bytes],
+        progress_interval_ms: int,
+        response_bytes_max: int,
+        permit: Permit | None = None,
     ) -> None:
-        """`header` makes a response header for a revision; `response_bytes_max` is where fragments are cut."""
+        """`header` makes a response header for a revision; `response_bytes_max` is where fragments are cut.
+
+        Without `permit` everybody may watch everything.
+        """
+        self.permit = permit
         self.hub = hub
         self.header = header
         self.response_bytes_max = response_bytes_max
@@ -101,12 +129,14 @@ class WatchStream:
     """One stream and its watchers."""
 
     __slots__ = (
+        "_asking",
         "_held",
         "_held_bytes",
         "_next_id",
         "_now",
         "_progress_from",
         "_service",
+        "_verdict",
         "_watchers",
         "behind",
         "stream",
@@ -123,6 +153,10 @@ class WatchStream:
         self._progress_from = 0
         """The revision a progress response must have reached at least, 0 if nobody asked for one."""
         self._now = Millis(0)
+        self._verdict: int | None = None
+        """What was answered to the question whether the request at hand may be done, if it was asked."""
+        self._asking = False
+        """Whether it is being asked this very moment: an answer then is nothing to go on from."""
 
     # --- from the client ---------------------------------------------------------------------------
 
@@ -187,7 +221,16 @@ class WatchStream:
             return False
         key = request.key or b"\x00"
         end: bytes | None = None if request.range_end == b"\x00" else request.range_end
-        reason = self._refusal(request, key, end)
+        reason = WIRE_ERRORS[ErrorCode.COMPACTED].text if request.start_revision < 0 else ""
+        if not reason:
+            permitted = self._permitted(key, request.range_end)
+            if permitted is None:
+                return False
+            if permitted and WIRE_ERRORS[permitted].retryable:
+                self._close()
+                self.stream.end(permitted)
+                return True
+            reason = _told(permitted) if permitted else self._refusal(request, key, end)
         if reason:
             refused = canceled_response(self._header(), NOBODY_ID, created=True, reason=reason)
             self.stream.send(refused)
@@ -209,10 +252,28 @@ class WatchStream:
             self._service.time(self.stream.call_id, self, self._now)
         return True
 
+    def _permitted(self, key: bytes, range_end: bytes) -> ErrorCode | None:
+        """Return OK, or why the client may not watch a range; None: it is being asked, and `resume` follows."""
+        permit = self._service.permit
+        if self._verdict is None and permit is not None:
+            self._verdict = _ASKED
+            self._asking = True
+            asked = rpc.RangeRequest(key=key, range_end=range_end).SerializeToString()
+            if not permit(asked, self._now, self.stream.head.credentials, self._on_verdict):
+                self._verdict = 0
+            self._asking = False
+        if self._verdict == _ASKED:
+            return None
+        verdict, self._verdict = self._verdict, None
+        return ErrorCode(verdict or 0)
+
+    def _on_verdict(self, code: int, _body: bytes) -> None:
+        self._verdict = code
+        if not self._asking:
+            self.resume()
+
     def _refusal(self, request: rpc.WatchCreateRequest, key: bytes, end: bytes | None) -> str:
         """Return why a watcher cannot be created, in etcd's words, or nothing."""
-        if request.start_revision < 0:
-            return WIRE_ERRORS[ErrorCode.COMPACTED].text
         if end and end <= key:
             return EMPTY_RANGE
         if request.watch_id and request.watch_id in self._watchers:
@@ -237,7 +298,8 @@ class WatchStream:
         while self._held:
             if not self._take(self._held[0]):
                 return
-            self._held.popleft()
+            if self._held:  # else the stream has ended
+                self._held.popleft()
         self._held_bytes = 0
 
     def tell(self, watcher: Watcher, chunk: Chunk) -> None:

@@ -20,6 +20,7 @@ import zmq
 from actors.curve import CLIENTS, Curve
 from actors.metrics import ActorMetrics
 from gateway.calls import Body
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.loop import SLICE_MS_MAX, GatewayLoop
 from gateway.methods import METHODS_BY_NUMBER
 from gateway.zmq_streams import ClientStreams, ended
@@ -41,6 +42,7 @@ from protocol.client import (
     ReplyPiece,
     SendToStream,
     StreamTaken,
+    UseToken,
 )
 from protocol.config import ClusterConfig
 from protocol.errors import WIRE_ERRORS, ErrorCode, PeerFault
@@ -73,7 +75,7 @@ LINGER_ON_STOP_MS: Final = 200
 HEARTBEAT_MS: Final = 10_000
 HEARTBEAT_TIMEOUT_MS: Final = 30_000
 FROM_CLIENTS: Final = frozenset(
-    {"ClientHello", "CallBatch", "CancelCalls", "RepliesTaken", "OpenStream", "SendToStream", "StreamTaken"}
+    {"ClientHello", "CallBatch", "CancelCalls", "RepliesTaken", "OpenStream", "SendToStream", "StreamTaken", "UseToken"}
 )
 
 _TEXTS: Final[dict[int, bytes]] = {int(code): error.text.encode() for code, error in WIRE_ERRORS.items()}
@@ -90,6 +92,7 @@ class _Client:
         "bytes_taken",
         "calls",
         "conversation",
+        "credentials",
         "frames",
         "heard_at",
         "outbox",
@@ -104,6 +107,7 @@ class _Client:
     ) -> None:
         self.route = route
         self.conversation = conversation
+        self.credentials = NO_CREDENTIALS
         self.calls: dict[int, int] = {}
         """By the client's call id: the loop's, and the size of the request, packed into one number."""
         self.bytes_open = 0
@@ -298,6 +302,8 @@ class ZmqDoor:
             client.streams.hear(message)
         elif isinstance(message, OpenStream):
             self._open_stream(client, message)
+        elif isinstance(message, UseToken):
+            client.credentials = Credentials(message.token) if message.token else NO_CREDENTIALS
         elif isinstance(message, StreamTaken) and not client.streams.take(message):
             self._fault(route, f"{message.bytes_taken} bytes taken of stream {message.call_id}", now)
 
@@ -345,6 +351,7 @@ class ZmqDoor:
         now_ms = self._loop.now_ms()
         submit = self._loop.submit
         calls = client.calls
+        credentials = client.credentials
         for call_id, number, wait_ms, body in batch.calls:
             method = METHODS_BY_NUMBER.get(number)
             size = len(body)
@@ -355,7 +362,9 @@ class ZmqDoor:
             else:
                 deadline = Millis(now_ms + wait_ms) if wait_ms > 0 else None
                 client.bytes_open += size
-                calls[call_id] = submit(method, body, deadline, self._answerer(client, call_id)) << _SIZE_BITS | size
+                calls[call_id] = (
+                    submit(method, body, deadline, self._answerer(client, call_id), credentials) << _SIZE_BITS | size
+                )
 
     def _open_stream(self, client: _Client, message: OpenStream) -> None:
         if self._draining:
@@ -363,7 +372,7 @@ class ZmqDoor:
         elif message.call_id in client.calls:
             self._say(client, ended(message.call_id, ErrorCode.TOO_MANY_REQUESTS))
         else:
-            client.streams.start(message, CALLS_OPEN_MAX - len(client.calls))
+            client.streams.start(message, CALLS_OPEN_MAX - len(client.calls), client.credentials)
 
     def _cancel(self, client: _Client, message: CancelCalls) -> None:
         for call_id in message.call_ids:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Final
 
+from gateway.credentials import Credentials
 from gateway.grpc_streams import StreamCalls
 from gateway.methods import STREAM_METHODS_BY_NUMBER
 from gateway.streams import StreamHead
@@ -56,7 +57,7 @@ class ClientStreams:
         self._calls = calls
         self._say = say
 
-    def start(self, message: OpenStream, streams_max: int) -> None:
+    def start(self, message: OpenStream, streams_max: int, credentials: Credentials) -> None:
         """Open a stream, or tell why not."""
         call_id = message.call_id
         method = STREAM_METHODS_BY_NUMBER.get(message.method)
@@ -66,7 +67,7 @@ class ClientStreams:
             self._say_end(call_id, ErrorCode.UNIMPLEMENTED)
         else:
             stream = self.open[call_id] = _Stream()
-            head = StreamHead(message.require_leader)
+            head = StreamHead(message.require_leader, credentials=credentials)
             stream.call = self._calls.open_stream(method, head, partial(self._on_stream, call_id))
             for body in message.messages:
                 self._calls.stream_message(stream.call, body)

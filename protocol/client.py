@@ -106,6 +106,12 @@ class ReplyBatch(DoorMessage):
     replies: tuple[tuple[int, int, bytes], ...]
 
 
+class UseToken(ClientMessage):
+    """The token of an Authenticate goes with every call and stream of this conversation from now on; empty: none."""
+
+    token: str
+
+
 class OpenStream(ClientMessage):
     """Opens a streaming call and says the first things on it. `call_id` is one of the client's call ids.
 

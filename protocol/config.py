@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from protocol.addresses import Address, parse_listen_url, parse_url
+from protocol.auth_options import TokenOptions, parse_token_options
 from protocol.errors import ConfigError
 from protocol.identity import Founding, FoundingMember
 from protocol.security import CurveConfig, TlsConfig
@@ -161,6 +162,29 @@ class CompactionConfig(BaseModel):
             if (self.auto_mode == mode) != (value > 0):
                 raise ValueError(f"auto_mode is {self.auto_mode!r} and {key} is {value}: {mode!r} needs it, no other")
         return self
+
+
+class AuthConfig(BaseModel):
+    """Tokens and passwords; whether authentication is on is in the store."""
+
+    model_config = _STRICT
+
+    token: str = Field(
+        "simple", description="etcd's auth-token: `simple`, or `jwt,sign-method=…,pub-key=…,priv-key=…,ttl=…`"
+    )
+    token_ttl_s: int = Field(300, ge=1, description="a simple token that was not used for so long is none any more")
+    bcrypt_cost: int = Field(10, ge=4, le=31, description="each more doubles what hashing a password takes")
+
+    @field_validator("token")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        parse_token_options(value)
+        return value
+
+    @property
+    def token_options(self) -> TokenOptions:
+        """What `token` says."""
+        return parse_token_options(self.token)
 
 
 class SupervisionConfig(BaseModel):
@@ -350,6 +374,7 @@ class ClusterConfig(BaseModel):
     storage: StorageConfig = StorageConfig()
     leases: LeasesConfig = LeasesConfig()
     compaction: CompactionConfig = CompactionConfig()
+    auth: AuthConfig = AuthConfig()
     supervision: SupervisionConfig = SupervisionConfig()
 
     @model_validator(mode="after")
@@ -460,6 +485,7 @@ _SECTIONS: Final[dict[str, type[BaseModel]]] = {
     "storage": StorageConfig,
     "leases": LeasesConfig,
     "compaction": CompactionConfig,
+    "auth": AuthConfig,
     "supervision": SupervisionConfig,
     "client_transport_security": TlsConfig,
     "curve": CurveConfig,

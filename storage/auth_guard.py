@@ -199,7 +199,7 @@ _READS: Final[dict[int, Need]] = {
     ReadKind.RANGE_PAGE: _range,
     ReadKind.PERMIT_RANGE: _range,
     ReadKind.TXN: _txn,
-    ReadKind.STATUS: _nothing,  # the door asks for a user: the node's own health checks have none
+    ReadKind.STATUS: _somebody,
     ReadKind.BARRIER: _nothing,
     ReadKind.LEASES: _somebody,  # the list itself asks about the keys of each lease
     ReadKind.ALARMS: _somebody,

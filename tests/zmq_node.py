@@ -19,6 +19,7 @@ from actors.actor import Source
 from actors.effects import Effect, Send
 from actors.event_feed import EventFeed
 from gateway.core import GatewayCore
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.loop import GatewayLoop
 from gateway.methods import Method
 from gateway.zmq_door import ZmqDoor
@@ -29,6 +30,7 @@ from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
+from protocol.rights import AuthChanged
 from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
 from protocol.wire import rpc_pb2 as rpc
 from sim.disk import SimDisk
@@ -63,14 +65,24 @@ class SoloCore(GatewayCore):
         )
         lead = local.LeadershipChanged(term=Term(1), leader=identity.member, members=(view,))
         self.handle(lead, Source("raft"), Millis(0))
+        rights = AuthChanged(applied=Index(0), enabled=False, revision=1, roots=(), token_news=())
+        self.handle(rights, Source("applier"), Millis(0))
 
-    def submit(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
+    def submit(
+        self,
+        call_id: int,
+        method: Method,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         """Take a call, or refuse it as the test wants it."""
         self.asked.append(method.name)
         if self.refusals:
             self.answers.append((call_id, self.refusals.pop(0), b""))
         else:
-            super().submit(call_id, method, body, now, deadline)
+            super().submit(call_id, method, body, now, deadline, credentials)
 
     def cancel(self, call_id: int) -> None:
         """Count, and forget the call."""

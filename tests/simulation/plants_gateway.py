@@ -6,6 +6,7 @@ from plants import BLACKOUTS, PARTITIONS, Nodes, planted
 from actors.actor import Actor
 from actors.effects import Effect
 from gateway.core import GatewayCore
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from protocol import local
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
@@ -27,8 +28,16 @@ def _gateway_parts(gateway: type[GatewayCore]) -> type[ProductionParts]:
 class _EagerGateway(GatewayCore):
     """Acknowledges puts before they are proposed."""
 
-    def submit(self, call_id: int, method: object, body: bytes, now: Millis, deadline: Millis | None) -> None:
-        super().submit(call_id, method, body, now, deadline)  # type: ignore[arg-type]
+    def submit(
+        self,
+        call_id: int,
+        method: object,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
+        super().submit(call_id, method, body, now, deadline, credentials)  # type: ignore[arg-type]
         if getattr(method, "name", "") == "Put" and self._calls.close(call_id):
             response = PutResponse()
             response.header.cluster_id = response.header.member_id = 1
@@ -87,7 +96,7 @@ class _RashGateway(GatewayCore):
 
     def _give_up_proposals(self, code: ErrorCode) -> None:
         for sequence in [sequence for sequence in self._commands.inflight if sequence not in self._refused]:
-            self.requeue(self._commands, sequence, None)
+            self._commands.requeue(sequence, None, self._calls.is_open)
 
 
 @planted(

@@ -407,7 +407,8 @@ def test_install_waits_for_a_running_flush_and_keeps_the_order(node: Node, tmp_p
     node.now = Millis(node.now + REPORT_DELAY_MS)
     effects = node.run_background()
     kinds = [type(effect.message).__name__ for effect in effects if isinstance(effect, Send)]
-    assert kinds == ["StoreFlushed", "SnapshotInstalled", "StoreProgressed", "CommandsApplied", "EntriesApplied"]
+    told = ["StoreProgressed", "AuthChanged"]
+    assert kinds == ["StoreFlushed", "SnapshotInstalled", *told, "CommandsApplied", "EntriesApplied"]
 
 
 @pytest.mark.parametrize("step", ["staged", "old store half removed", "swapped"])

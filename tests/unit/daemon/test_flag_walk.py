@@ -38,6 +38,7 @@ SAMPLES = {
     "log-outputs": "stdout",
     "log-output": "stdout",
     "auto-compaction-retention": "30m",
+    "auth-token": "jwt,sign-method=ES256,pub-key=/k",
     "quota-backend-bytes": "1000000000",
     "feature-gates": "InitialCorruptCheck=true",
 }

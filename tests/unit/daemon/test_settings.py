@@ -200,6 +200,15 @@ def test_history_is_kept_as_etcds_two_flags_say(words: list[str], kept: tuple[st
     assert (compaction.auto_mode, compaction.auto_retention_ms, compaction.auto_retention_revisions) == kept
 
 
+def test_tokens_and_passwords_are_as_etcds_flags_say() -> None:
+    """The kind of tokens in etcd's own words; a time to live of nothing is the default."""
+    auth = planned("--auth-token=jwt,sign-method=ES256,pub-key=/k", "--bcrypt-cost=5", "--auth-token-ttl=0").config.auth
+    assert (auth.token_options.sign_method, auth.bcrypt_cost, auth.token_ttl_s) == ("ES256", 5, 300)
+    assert planned("--auth-token-ttl=7").config.auth.token_ttl_s == 7
+    with pytest.raises(ConfigError, match="sign-method must be one of"):
+        planned("--auth-token=jwt,pub-key=/k")
+
+
 def test_an_https_url_has_the_certificate_and_plain_ones_beyond_loopback_are_asked_for() -> None:
     """Both kinds may stand side by side."""
     made = planned(

@@ -2,11 +2,13 @@
 
 from actors.actor import Source
 from actors.effects import Send
+from gateway.auth_desk import Doorman
 from gateway.core import GatewayCore
 from gateway.methods import METHODS, Method
 from protocol import local
 from protocol.config import ClusterConfig, CompactionConfig, LimitsConfig, NodeConfig, RaftConfig, StorageConfig
 from protocol.identity import NodeIdentity
+from protocol.rights import AuthChanged
 from protocol.types import ClusterId, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
 from protocol.wire import rpc_pb2 as rpc
 
@@ -17,8 +19,15 @@ TIMEOUT_MS = 7000
 """etcd's 5 s and two election timeouts of 1 s."""
 
 
-def make_core(*, quota_bytes: int = 0, compaction: CompactionConfig | None = None, **limits: int) -> GatewayCore:
-    """A gateway that has heard of nobody yet."""
+def make_core(
+    *,
+    quota_bytes: int = 0,
+    compaction: CompactionConfig | None = None,
+    doorman: Doorman | None = None,
+    told: bool = True,
+    **limits: int,
+) -> GatewayCore:
+    """A gateway that has heard of nobody yet, but (unless not `told`) that rights do not matter."""
     node = NodeConfig(name="n", client="127.0.0.1:1", peer="127.0.0.1:2", zmq="127.0.0.1:3")
     config = ClusterConfig(
         nodes=(node,),
@@ -27,7 +36,15 @@ def make_core(*, quota_bytes: int = 0, compaction: CompactionConfig | None = Non
         storage=StorageConfig(quota_bytes=quota_bytes),
         compaction=compaction or CompactionConfig(),
     )
-    return GatewayCore(NodeIdentity(ClusterId(1), ME, "n", StoreId(3), LIFE, ()), config)
+    core = GatewayCore(NodeIdentity(ClusterId(1), ME, "n", StoreId(3), LIFE, ()), config, doorman)
+    if told:
+        core.handle(rights_off(), Source("applier"), Millis(0))
+    return core
+
+
+def rights_off() -> AuthChanged:
+    """What the applier tells of a store without authentication."""
+    return AuthChanged(applied=Index(0), enabled=False, revision=1, roots=(), token_news=())
 
 
 def view(member: MemberId, name: str) -> local.MemberView:

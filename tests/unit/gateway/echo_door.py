@@ -17,6 +17,7 @@ from actors.actor import Source
 from actors.effects import Effect, Halt
 from actors.metrics import ActorMetrics
 from gateway.asgi_bridge import AsgiApp
+from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
 from gateway.health import HealthService
@@ -71,7 +72,15 @@ class EchoCore:
         """Ask for nothing."""
         return []
 
-    def submit(self, call_id: int, method: Method, body: bytes, now: Millis, deadline: Millis | None) -> None:
+    def submit(
+        self,
+        call_id: int,
+        method: Method,
+        body: bytes,
+        now: Millis,
+        deadline: Millis | None,
+        credentials: Credentials = NO_CREDENTIALS,
+    ) -> None:
         """Answer by the end of this turn, or hold the call."""
         if method.name == "Put":
             request = rpc.PutRequest.FromString(body)

@@ -16,7 +16,7 @@ WRITE = auth.Permission.WRITE
 READWRITE = auth.Permission.READWRITE
 
 
-def hashed(password: str = "right") -> str:  # noqa: S107 - hashes nothing
+def hashed(password: str = "right") -> str:
     """What stands for a hash in a request."""
     return b64encode(f"hash of {password}".encode()).decode()
 
