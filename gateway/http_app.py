@@ -6,6 +6,8 @@ what it imports is not small.
 """
 
 import json
+from pathlib import Path
+from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
@@ -17,6 +19,8 @@ from gateway.json_gateway import JsonGateway
 from gateway.json_paths import OLD_PREFIX, PREFIX
 from gateway.node_view import NodeView
 
+OPENAPI: Final = Path(__file__).with_name("openapi.json")
+"""What the JSON gateway has, for tools that read such documents; made by `tools.generate_openapi`."""
 _PLAIN = {"X-Content-Type-Options": "nosniff"}
 
 
@@ -47,6 +51,9 @@ def build_app(view: NodeView, json_gateway: JsonGateway) -> Starlette:
     async def metrics(_request: Request) -> Response:
         return Response(await view.metrics(), headers={"Content-Type": CONTENT_TYPE_LATEST})
 
+    async def openapi(_request: Request) -> Response:
+        return Response(OPENAPI.read_bytes(), media_type="application/json")
+
     async def checks(request: Request) -> Response:
         page = request.url.path.split("/")[1]
         return await _run_checks(view, request, page)
@@ -54,7 +61,7 @@ def build_app(view: NodeView, json_gateway: JsonGateway) -> Starlette:
     async def not_found(_request: Request, _error: Exception) -> Response:
         return _not_found()
 
-    pages = {"/version": version, "/health": health, "/metrics": metrics}
+    pages = {"/version": version, "/health": health, "/metrics": metrics, "/openapi.json": openapi}
     for page in view.checks:
         pages |= {f"/{page}": checks, f"/{page}/{{check}}": checks}
     routes = [Route(path, page, methods=["GET"]) for path, page in pages.items()]

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -28,6 +29,7 @@ from protocol.config import LimitsConfig
 from protocol.errors import ErrorCode
 from protocol.types import MemberId, Millis
 from protocol.wire import rpc_pb2 as rpc
+from tools import generate_openapi
 
 PUT = "/v3/kv/put"
 STREAM = "/v3/lease/keepalive"
@@ -128,6 +130,22 @@ def test_method_that_nobody_serves_says_so(door: EchoDoor) -> None:
         assert said[-2]["status"] == 501
         assert json.loads(said[-1]["body"]) == {"code": 12, "message": f"method {name} not implemented"}
         assert methods[f"/{service}/{name}".encode()].handled[12] >= 1
+
+
+def test_document_of_the_gateway_is_what_the_gateway_is(door: EchoDoor) -> None:
+    """`/openapi.json` is made from the tables that serve; every reference in it leads somewhere."""
+    connection = http.client.HTTPConnection("127.0.0.1", door.door.port, timeout=20)
+    connection.request("GET", "/openapi.json")
+    response = connection.getresponse()
+    served = response.read().decode()
+    connection.close()
+
+    assert response.status == 200
+    assert served == generate_openapi.text(), "run python -m tools.generate_openapi"
+    document = json.loads(served)
+    assert document["paths"].keys() == {f"/v3{path}" for path in PATHS}
+    schemas = document["components"]["schemas"]
+    assert set(re.findall(r"#/components/schemas/([\w.]+)", served)) <= schemas.keys()
 
 
 def test_large_request_and_large_answer(door: EchoDoor) -> None:
