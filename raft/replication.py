@@ -286,8 +286,8 @@ def on_append_entries_reply(raft: "Raft", sender: MemberId, message: PeerMessage
     if progress.acknowledged(message.matched, raft.log.first_index, raft.now):
         committed = raft.commit
         advance_commit(raft)
-        if progress.spare and raft.commit > committed:
-            # Others were slower than one that was fed late.
+        if progress.spare and raft.commit > committed and raft.leading is not None:
+            # Others were slower than one that was fed late. (The commit may have ended our office: we were removed.)
             spares.appoint(raft)
         transfer.hand_over_when_ready(raft)
 
