@@ -60,10 +60,10 @@ class SoloCore(GatewayCore):
         self._feed = EventFeed()
         self._feed.attach(store)
         self.held: list[Message] = []
-        view = local.MemberView(
+        self._view = local.MemberView(
             member=identity.member, name=identity.name, peer_urls=(), client_urls=(), is_learner=False
         )
-        lead = local.LeadershipChanged(term=Term(1), leader=identity.member, members=(view,))
+        lead = local.LeadershipChanged(term=Term(1), leader=identity.member, members=(self._view,))
         self.handle(lead, Source("raft"), Millis(0))
         rights = AuthChanged(applied=Index(0), enabled=False, revision=1, roots=(), token_news=())
         self.handle(rights, Source("applier"), Millis(0))
@@ -90,11 +90,13 @@ class SoloCore(GatewayCore):
         super().cancel(call_id)
 
     def end_turn(self, now: Millis) -> list[Effect]:
-        """Carry out what the turn asks for."""
-        for effect in super().end_turn(now):
-            assert isinstance(effect, Send)
-            self.held.append(effect.message)
-        if not self.holding:
+        """Carry out what the turn asks for, and what that makes it ask for in turn."""
+        while effects := super().end_turn(now):
+            for effect in effects:
+                assert isinstance(effect, Send)
+                self.held.append(effect.message)
+            if self.holding:
+                break
             self.carry_out(now)
             self.answers += self._stepped.collect()
         return []
@@ -119,6 +121,9 @@ class SoloCore(GatewayCore):
                 self._read(message, now)
             elif isinstance(message, local.AskLessor):
                 self._keep_alive(message, now)
+            elif isinstance(message, local.ListMembers):
+                known = local.MembersAnswered(sequence=message.sequence, code=0, members=(self._view,))
+                self.handle(known, Source("raft"), now)
             else:
                 self._feed_events(message, now)
         for event in self._feed.publish(self._store):
