@@ -15,6 +15,7 @@ from actd.keys import CurveKeys
 from actd.leases import AsyncLease, Lease, LeaseLost
 from actd.range_stream import AsyncRangeStream, RangeStream
 from actd.results import (
+    AuthStatusResult,
     CompactResult,
     DeleteResult,
     HashResult,
@@ -22,6 +23,7 @@ from actd.results import (
     LeaseResult,
     LeaseTimeResult,
     Member,
+    Permission,
     PutResult,
     RangeResult,
     StatusResult,
@@ -39,6 +41,7 @@ __all__ = [
     "AsyncLease",
     "AsyncRangeStream",
     "AsyncWatch",
+    "AuthStatusResult",
     "Cache",
     "CallTimedOut",
     "Client",
@@ -56,6 +59,7 @@ __all__ = [
     "LeaseTimeResult",
     "Member",
     "Nested",
+    "Permission",
     "Pipeline",
     "ProtocolFault",
     "Put",

@@ -10,11 +10,13 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from actd import calls
+from actd.admin import AsyncAuth
 from actd.calls import Call, Key
 from actd.client import DEFAULT_TIMEOUT_S
 from actd.errors import ActdError, ClientClosed
 from actd.keys import CurveKeys, may_use
 from actd.leases import AsyncLease
+from actd.login import Login
 from actd.range_feed import RangeFeed
 from actd.range_stream import AsyncRangeStream
 from actd.results import (
@@ -50,13 +52,17 @@ class AsyncClient:
         cluster: int = 0,
         name: str = "",
         curve: CurveKeys | None = None,
+        user: str = "",
+        password: str = "",
     ) -> None:
         doors = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
         if not doors:
             raise ValueError("a client needs at least one endpoint")
         self._doors = doors
         self._curve = curve
-        self._session = Session(doors, cluster, name, may_use(curve, doors))
+        self._session = Session(doors, cluster, name, may_use(curve, doors), Login(user, password))
+        self.auth = AsyncAuth(self.submit)
+        """Users, roles, permissions."""
         self._timeout_s = timeout_s
         self._transport: Transport | None = None
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -10,13 +10,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from actd import calls
+from actd.admin import Auth
 from actd.calls import Call, Key
 from actd.errors import ActdError, ClientClosed
 from actd.keys import CurveKeys, may_use
 from actd.leases import Lease
+from actd.login import Login
 from actd.range_feed import RangeFeed
 from actd.range_stream import RangeStream
 from actd.results import (
@@ -46,10 +49,10 @@ PIPELINE_CALLS_MAX: Final = 10_000
 class _Worker:
     """One background thread that owns socket and session; belongs to one process."""
 
-    def __init__(self, endpoints: tuple[str, ...], cluster: int, name: str, curve: CurveKeys | None) -> None:
+    def __init__(self, session: Session, curve: CurveKeys | None) -> None:
         self.pid = os.getpid()
         self._curve = curve
-        self._session = Session(endpoints, cluster, name, may_use(curve, endpoints))
+        self._session = session
         self._lock = threading.Lock()
         self._inbox: list[tuple[Call[Any], float, Future[Any]]] = []
         self._tasks: list[Callable[[Session], None]] = []
@@ -161,6 +164,7 @@ class Client:
         cluster: the cluster id that is expected, or 0 for any.
         name: what the door's log calls this client.
         curve: keys, where the doors want CURVE.
+        user, password: who it is, where the cluster asks; it authenticates by itself, and again when its token ends.
     """
 
     def __init__(
@@ -171,15 +175,20 @@ class Client:
         cluster: int = 0,
         name: str = "",
         curve: CurveKeys | None = None,
+        user: str = "",
+        password: str = "",
     ) -> None:
         self._endpoints = (endpoints,) if isinstance(endpoints, str) else tuple(endpoints)
         if not self._endpoints:
             raise ValueError("a client needs at least one endpoint")
         may_use(curve, self._endpoints)
         self._timeout_s = timeout_s
-        self._cluster = cluster
-        self._name = name
         self._curve = curve
+        self._make_session = partial(
+            Session, self._endpoints, cluster, name, may_use(curve, self._endpoints), Login(user, password)
+        )
+        self.auth = Auth(lambda call: self._call(call, None))
+        """Users, roles, permissions."""
         self._worker: _Worker | None = None
         self._closed = False
         self._lock = threading.Lock()
@@ -221,7 +230,7 @@ class Client:
             with self._lock:
                 worker = self._worker
                 if worker is None:
-                    worker = self._worker = _Worker(self._endpoints, self._cluster, self._name, self._curve)
+                    worker = self._worker = _Worker(self._make_session(), self._curve)
         return worker
 
     def _call(self, call: Call[R], timeout_s: float | None) -> R:

@@ -148,6 +148,23 @@ class Member(BaseModel):
     is_learner: bool = False
 
 
+class AuthStatusResult(Result):
+    """Whether rights matter, and how often users, roles or permissions have changed."""
+
+    enabled: bool = False
+    auth_revision: int = 0
+
+
+class Permission(BaseModel):
+    """What a role permits on a key, or on `[key, range_end)`; a `range_end` of one zero byte is everything behind."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["read", "write", "readwrite"] = "read"
+    key: bytes = b""
+    range_end: bytes = b""
+
+
 class HashResult(Result):
     """One member's hash over the store up to `hash_revision`."""
 

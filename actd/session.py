@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from actd.calls import Call
 from actd.errors import ActdError, CallTimedOut, ClientClosed, ProtocolFault, RequestRefused, Unavailable, error_of
+from actd.login import LOGIN_S, LOGINS_PER_CALL_MAX, REFUSED_TOKEN, Login, refused_watch
 from actd.streams import ClientStreams
 from protocol import codec
 from protocol.client import (
@@ -36,6 +37,7 @@ from protocol.client import (
     ReplyPiece,
     StreamEnded,
     StreamMessages,
+    UseToken,
 )
 from protocol.errors import WIRE_ERRORS, ErrorCode, PeerFault
 from protocol.types import ClusterId
@@ -100,6 +102,10 @@ class OpenCall:
     until: float
     done: Done
     sent: bool = False
+    token: str = ""
+    """What it was sent under."""
+    logins: int = 0
+    """How often it was refused for that."""
 
 
 class Session:
@@ -111,6 +117,7 @@ class Session:
         cluster: int,
         name: str,
         may_use: Callable[[str], bool] = bool,
+        login: Login | None = None,
     ) -> None:
         """`may_use` says whether a door that others tell of can be used."""
         self._may_use = may_use
@@ -121,6 +128,7 @@ class Session:
         """The transport must open a new socket to `endpoint` and say `connected`; set by `tick`."""
         self.hello: ClientHelloReply | None = None
         self.greeting = Greeting.NONE
+        self.login = login or Login()
         self._cluster = cluster
         self._name = name or f"actd python {os.getpid()}"
         self._position = 0
@@ -242,6 +250,8 @@ class Session:
             return min(due, self._hello_until)
         if self.greeting is Greeting.LEAVING:
             return min(due, self._leave_at)
+        if not self.login.ready and not self.login.asking:
+            due = min(due, self.login.at)
         if self.streams:
             due = min(due, self._heard_at + STREAM_SILENCE_S, self.streams.due())
         return min(due, self._heard_at + SILENCE_S) if self._sent else due
@@ -326,13 +336,37 @@ class Session:
 
     def take_frames(self, now: float) -> list[bytes]:
         """Return the frames to send now."""
-        while self.greeting is Greeting.DONE and self._waiting and len(self._sent) < self._sent_max:
+        if self.login.cures and self.greeting is Greeting.DONE:
+            self._see_to_login(now)
+        takes = self.greeting is Greeting.DONE and self.login.ready
+        while takes and self._waiting and len(self._sent) < self._sent_max:
             if self._sent_bytes >= OPEN_BYTES_SENT_MAX:
                 break
             self._add_batch(now)
-        self.streams.open_at(self.greeting is Greeting.DONE, now, self._make_id)
+        self.streams.open_at(takes, now, self._make_id)
         frames, self._frames = self._frames, []
         return frames
+
+    def _see_to_login(self, now: float) -> None:
+        """Show the password if that is due, and tell the door the token if it does not know it."""
+        login = self.login
+        if login.due(now) and self.active:
+            open_call = OpenCall(0, login.call(), now + LOGIN_S, self._on_login, sent=True, logins=LOGINS_PER_CALL_MAX)
+            self._next_until = min(self._next_until, open_call.until)
+            call_id, body = self._make_id(), open_call.call.body
+            self._sent[call_id] = open_call
+            self._sent_bytes += len(body)
+            self._frame(CallBatch.make(calls=((call_id, open_call.call.method, int(LOGIN_S * 1000), body),)))
+        elif login.token and not login.announced:
+            login.announced = True
+            self._frame(UseToken(token=login.token))
+
+    def _on_login(self, token: str | None, error: ActdError | None) -> None:
+        error = self.login.answered(token, error, self._heard_at)
+        if error is not None:
+            code, text = error.code, str(error)
+            self._end_all(lambda _unknown: error_of(code, text))
+            self.streams.end_all(lambda: error_of(code, text))
 
     def _make_id(self) -> int:
         self._next_id += 1
@@ -351,6 +385,7 @@ class Session:
         too_large: list[OpenCall] = []
         size = taken = 0
         sent = self._sent
+        token = self.login.token
         if not sent:
             self._heard_at = now
         for open_call in self._waiting[:room]:
@@ -365,6 +400,7 @@ class Session:
             size += len(body)
             self._next_id = call_id = self._next_id + 1
             open_call.sent = True
+            open_call.token = token
             sent[call_id] = open_call
             calls.append((call_id, open_call.call.method, max(1, int((open_call.until - now) * 1000)), body))
         del self._waiting[:taken]
@@ -402,6 +438,9 @@ class Session:
             self._on_refused(message, now)
         elif isinstance(message, StreamMessages):
             self._served_at = now
+            if self.login.cures and refused_watch(self.streams.method_of(message.call_id), message.messages):
+                self.login.doubt(self.login.token)
+                self.streams.put_off(message.call_id, now + RETRY_S)
             self.streams.on_messages(message.call_id, message.messages)
             self._count_taken(len(frame))
         elif isinstance(message, StreamEnded):
@@ -419,6 +458,7 @@ class Session:
             self._bytes_taken = self._bytes_told = 0
             self._served_at = now
             self._give_up_sent()
+            self.login.announced = False
         self.hello = hello
         self._refusals = {}
         if self.greeting is Greeting.ASKED:
@@ -482,6 +522,13 @@ class Session:
                 open_call.done(None, ProtocolFault(f"unreadable answer: {fault}", outcome_unknown=unknown))
                 return
             open_call.done(result, None)
+            return
+        if code in REFUSED_TOKEN and self.login.cures and open_call.logins < LOGINS_PER_CALL_MAX:
+            # It was not begun, whatever it is.
+            self.login.doubt(open_call.token)
+            open_call.logins += 1
+            open_call.sent = False
+            self._put_back([open_call])
             return
         error = error_of(code, body.decode(errors="replace"))
         if code not in _NOT_SERVED:

@@ -130,6 +130,19 @@ class ClientStreams:
         if not stream.user.on_end(error):
             self._streams.pop(id(stream.user), None)
 
+    def method_of(self, call_id: int) -> int:
+        """Return the method of an open stream, or 0."""
+        stream = self._open.get(call_id)
+        return stream.user.method if stream is not None else 0
+
+    def put_off(self, call_id: int, again_at: float) -> None:
+        """Close a stream without its user's knowing, and open it again at `again_at`."""
+        stream = self._open.pop(call_id, None)
+        if stream is not None:
+            stream.call_id = 0
+            stream.at = again_at
+            self._say(CancelCalls(call_ids=(call_id,)))
+
     def lost(self, call_ids: Iterable[int] | None = None) -> None:
         """These streams, or all, are open nowhere any more: open them at the next door."""
         for call_id in list(self._open if call_ids is None else call_ids):

@@ -117,6 +117,12 @@ WATCH: Final[Spec] = {
     11: Field("events", "message", repeated=True, inner=WATCH_EVENT),
 }
 COMPACT: Final[Spec] = {1: _HEADER_FIELD}
+AUTHENTICATED: Final[Spec] = {1: _HEADER_FIELD, 2: Field("token", "text")}
+AUTH_STATUS: Final[Spec] = {1: _HEADER_FIELD, 2: Field("enabled", "bool"), 3: Field("auth_revision", "uint")}
+NAMES: Final[Spec] = {1: _HEADER_FIELD, 2: Field("names", "text", repeated=True)}
+"""Of users, of roles, and of the roles of a user alike."""
+PERMISSION: Final[Spec] = {1: Field("kind", "int"), 2: Field("key", "bytes"), 3: Field("range_end", "bytes")}
+ROLE: Final[Spec] = {1: _HEADER_FIELD, 2: Field("permissions", "message", repeated=True, inner=PERMISSION)}
 LEASE: Final[Spec] = {1: _HEADER_FIELD, 2: Field("lease", "int"), 3: Field("ttl_s", "int")}
 """Of a grant and of a keep-alive alike."""
 LEASE_TIME_TO_LIVE: Final[Spec] = {

@@ -18,6 +18,8 @@ from google.protobuf.message import Message
 from grpc_doors import Door, answer_of
 from kv_answers import Answer, comparable
 
+from actd import Client, RequestRefused
+from protocol.errors import ErrorCode
 from protocol.wire import auth_pb2 as auth
 from protocol.wire import rpc_pb2 as rpc
 
@@ -374,8 +376,57 @@ def test_etcdctl_prints_the_same(doors: tuple[AuthDoor, AuthDoor, Cluster, str])
         assert etcdctl(cluster.client_address("n2"), user, words) == expected, (user, words)
 
 
+# --- our own client, and what a cluster adds -------------------------------------------------------
+
+
+def client_of(cluster: Cluster, node: str, user: str = "", password: str = "") -> Client:
+    """A client of one node."""
+    return Client(cluster.zmq(node), timeout_s=30, user=user, password=password)
+
+
+def test_our_client_logs_in_by_itself_and_again(doors: tuple[AuthDoor, AuthDoor, Cluster, str]) -> None:
+    """Over the end of its token, and authentication that comes and goes; a watch lives on."""
+    cluster = doors[2]
+    with client_of(cluster, "n1", *ROOT) as root, client_of(cluster, "n3", "a", "apw") as client:
+        root.put("k", "before")
+        root.auth.user_add("root", "rootpw")
+        root.auth.user_grant_role("root", "root")
+        root.auth.user_add("a", "apw")
+        root.auth.role_add("r")
+        root.auth.role_grant_prefix("r", "readwrite", "k")
+        root.auth.user_grant_role("a", "r")
+        found = client.get("k")
+        assert found is not None
+        root.auth.enable()
+        assert root.auth.status().enabled
+        with client.watch("k") as watch:
+            for number in range(3):
+                client.put("k", str(number))
+                event = watch.next(30)
+                assert event is not None
+                assert event.pair.text == str(number)
+                root.auth.user_change_password("a", "apw")  # which ends its tokens
+            with pytest.raises(RequestRefused, match="permission denied"):
+                client.put("other", "x")
+            root.auth.user_revoke_role("a", "r")
+            with pytest.raises(RequestRefused, match="permission denied"):
+                client.get("k")
+            root.put("k", "after")
+            event = watch.next(30)
+            assert event is not None, "a watch that has begun goes on, as etcd's"
+        with client_of(cluster, "n2", "a", "wrong") as stranger, pytest.raises(RequestRefused, match="invalid user ID"):
+            stranger.get("k")
+        with client_of(cluster, "n2") as nobody, pytest.raises(RequestRefused) as refused:
+            nobody.get("k")
+        assert refused.value.code == ErrorCode.USER_EMPTY
+        assert root.auth.users() == ("a", "root")
+        assert [permission.range_end for permission in root.auth.role_permissions("r")] == [b"l"]
+        root.auth.disable()
+        assert client.get("k") is not None
+
+
 def test_every_member_knows_users_and_tokens(doors: tuple[AuthDoor, AuthDoor, Cluster, str]) -> None:
-    """A token of one member is taken by all at once."""
+    """A token of one member is taken by all at once; what a restarted member has forgotten, its clients mend."""
     cluster = doors[2]
     set_up(doors[:2])
     assert doors[1].log_in(*ROOT)[0] == "OK"
@@ -386,3 +437,11 @@ def test_every_member_knows_users_and_tokens(doors: tuple[AuthDoor, AuthDoor, Cl
         status, response = door.answer_as("root", rpc.AuthUserListRequest())
         assert (status, list(response.users)) == ("OK", ["a", "b", "root"])
         door.channel.close()
+    with client_of(cluster, "n2", *ROOT) as client:
+        client.put("k", "1")
+        for actor in ("applier", "gateway"):
+            cluster.kill(actor, "n2")
+            found = client.get("k")
+            assert found is not None
+            assert found.text == "1"
+        assert client.auth.users() == ("a", "b", "root")
