@@ -15,6 +15,7 @@ from actd.keys import CurveKeys
 from actd.leases import AsyncLease, Lease, LeaseLost
 from actd.range_stream import AsyncRangeStream, RangeStream
 from actd.results import (
+    Alarm,
     AuthStatusResult,
     CompactResult,
     DeleteResult,
@@ -36,6 +37,7 @@ from actd.watch_aio import AsyncCache, AsyncWatch
 
 __all__ = [
     "ActdError",
+    "Alarm",
     "AsyncCache",
     "AsyncClient",
     "AsyncLease",

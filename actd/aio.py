@@ -20,6 +20,7 @@ from actd.login import Login
 from actd.range_feed import RangeFeed
 from actd.range_stream import AsyncRangeStream
 from actd.results import (
+    Alarm,
     CompactResult,
     DeleteResult,
     HashResult,
@@ -256,6 +257,22 @@ class AsyncClient:
     def hash_kv(self, revision: int = 0, *, timeout_s: float | None = None) -> "asyncio.Future[HashResult]":
         """Return the hash of the member at the other end."""
         return self.submit(calls.hash_kv(revision), timeout_s)
+
+    def alarms(self, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Alarm, ...]]":
+        """Return what is wrong with members of the cluster."""
+        return self.submit(calls.alarms(), timeout_s)
+
+    def disarm(self, alarm: Alarm, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Alarm, ...]]":
+        """Take an alarm back, once its cause is gone; return it if it was there."""
+        return self.submit(calls.disarm(alarm), timeout_s)
+
+    def defragment(self, *, timeout_s: float | None = None) -> "asyncio.Future[None]":
+        """Have the member at the other end give back the space that compaction has freed; requests go on."""
+        return self.submit(calls.defragment(), timeout_s)
+
+    def hash(self, *, timeout_s: float | None = None) -> "asyncio.Future[int]":
+        """Return the hash of all that the member at the other end has in common with others: leases and users too."""
+        return self.submit(calls.hash_all(), timeout_s)
 
     def members(
         self, *, linearizable: bool = True, timeout_s: float | None = None

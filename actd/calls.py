@@ -5,6 +5,7 @@ from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from actd import wire
 from actd.results import (
+    Alarm,
     CompactResult,
     DeleteResult,
     HashResult,
@@ -203,6 +204,10 @@ def _read_added(body: bytes) -> Member:
     return Member(**wire.decode(wire.MEMBER_ADDED, body).get("member", {}))
 
 
+def _read_alarms(body: bytes) -> tuple[Alarm, ...]:
+    return tuple(Alarm(**alarm) for alarm in wire.decode(wire.ALARMS, body).get("alarms", ()))
+
+
 def _read_hash(body: bytes) -> HashResult:
     fields = wire.decode(wire.HASH_KV, body)
     header = fields.pop("header", {})
@@ -268,6 +273,27 @@ def status() -> Call[StatusResult]:
 def hash_kv(revision: int = 0) -> Call[HashResult]:
     """Ask the member at the other end for its hash."""
     return Call(7, wire.integer(1, revision), _read_hash, True)
+
+
+def alarms() -> Call[tuple[Alarm, ...]]:
+    """List the alarms."""
+    return Call(60, b"", _read_alarms, repeatable=True)
+
+
+def disarm(alarm: Alarm) -> Call[tuple[Alarm, ...]]:
+    """Take an alarm back; the answer names it if it was there."""
+    body = wire.integer(1, 2) + wire.integer(2, alarm.member_id) + wire.integer(3, alarm.kind)
+    return Call(60, body, _read_alarms, repeatable=True)
+
+
+def defragment() -> Call[None]:
+    """Have the member at the other end give back space."""
+    return Call(61, b"", lambda _body: None, repeatable=True)
+
+
+def hash_all() -> Call[int]:
+    """Ask the member at the other end for the hash of all that members have in common."""
+    return Call(62, b"", lambda body: _read_hash(body).hash, repeatable=True)
 
 
 def members(*, linearizable: bool = True) -> Call[tuple[Member, ...]]:

@@ -23,6 +23,7 @@ from actd.login import Login
 from actd.range_feed import RangeFeed
 from actd.range_stream import RangeStream
 from actd.results import (
+    Alarm,
     CompactResult,
     DeleteResult,
     HashResult,
@@ -330,6 +331,22 @@ class Client:
     def hash_kv(self, revision: int = 0, *, timeout_s: float | None = None) -> HashResult:
         """Return the hash of the member at the other end."""
         return self._call(calls.hash_kv(revision), timeout_s)
+
+    def alarms(self, *, timeout_s: float | None = None) -> tuple[Alarm, ...]:
+        """Return what is wrong with members of the cluster."""
+        return self._call(calls.alarms(), timeout_s)
+
+    def disarm(self, alarm: Alarm, *, timeout_s: float | None = None) -> tuple[Alarm, ...]:
+        """Take an alarm back, once its cause is gone; return it if it was there."""
+        return self._call(calls.disarm(alarm), timeout_s)
+
+    def defragment(self, *, timeout_s: float | None = None) -> None:
+        """Have the member at the other end give back the space that compaction has freed; requests go on."""
+        self._call(calls.defragment(), timeout_s)
+
+    def hash(self, *, timeout_s: float | None = None) -> int:
+        """Return the hash of all that the member at the other end has in common with others: leases and users too."""
+        return self._call(calls.hash_all(), timeout_s)
 
     def members(self, *, linearizable: bool = True, timeout_s: float | None = None) -> tuple[Member, ...]:
         """Return the members of the cluster."""

@@ -148,6 +148,16 @@ class Member(BaseModel):
     is_learner: bool = False
 
 
+class Alarm(BaseModel):
+    """What is wrong with a member; `member_id` 0: it is not known with which."""
+
+    model_config = ConfigDict(frozen=True)
+
+    member_id: int = 0
+    kind: int = 0
+    """1: NOSPACE, 2: CORRUPT."""
+
+
 class AuthStatusResult(Result):
     """Whether rights matter, and how often users, roles or permissions have changed."""
 

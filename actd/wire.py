@@ -155,6 +155,10 @@ MEMBER: Final[Spec] = {
 }
 MEMBERS: Final[Spec] = {1: _HEADER_FIELD, 2: Field("members", "message", repeated=True, inner=MEMBER)}
 MEMBER_ADDED: Final[Spec] = {1: _HEADER_FIELD, 2: Field("member", "message", inner=MEMBER)}
+ALARMS: Final[Spec] = {
+    1: _HEADER_FIELD,
+    2: Field("alarms", "message", repeated=True, inner={1: Field("member_id", "uint"), 2: Field("kind", "int")}),
+}
 HASH_KV: Final[Spec] = {
     1: _HEADER_FIELD,
     2: Field("hash", "uint"),

@@ -11,7 +11,10 @@ from collections.abc import Callable
 from typing import Final
 
 from actors.actor import Source
+from actors.applier_defragment import DefragmentDesk
 from actors.applier_exports import EXPORT_KINDS, ExportDesk, is_export
+from actors.applier_figures import measure_store
+from actors.applier_integrity import IntegrityDesk
 from actors.applier_leases import LeaseDesk
 from actors.effects import Effect, Halt, Log, RunInBackground, Send
 from actors.event_feed import EventFeed
@@ -20,6 +23,7 @@ from actors.read_queue import MESSAGE_ANSWERS_BYTES_MAX, ReadQueue
 from protocol.command import decode_batch
 from protocol.config import ClusterConfig
 from protocol.errors import Corruption, DiskFailed, ErrorCode, InvariantViolation
+from protocol.exports import StoreDefragmented
 from protocol.identity import NodeIdentity
 from protocol.local import (
     ActorStarted,
@@ -60,6 +64,8 @@ from storage.reads import StatusFields
 from storage.staging import SNAPSHOT_DIR, STAGE_DIR, snapshot_path, stage_path
 
 STORE: Final = "store"
+BACKGROUND_KINDS: Final = ("StoreFlushed", "StoreDefragmented")
+"""What the background has to say; what is held waits for it."""
 PROGRESS_INTERVAL_MS: Final = 1000
 """How often the gateway hears of progress at most while nobody waits for an answer."""
 REPORT_ENTRIES: Final = 64
@@ -99,6 +105,8 @@ class ApplierActor:
         self._alarms_told = 0
         self._stopped = False
         self._feed = EventFeed()
+        self._integrity = IntegrityDesk()
+        self._defragmentation = DefragmentDesk()
         self._exports = ExportDesk(disk, self._begin_checkpoint)
         self._auth_told = Incarnation(0)
         """The gateway that knows whether rights matter."""
@@ -117,6 +125,7 @@ class ApplierActor:
             "BuildSnapshot": self._on_build_snapshot,
             "DropSnapshot": self._on_drop_snapshot,
             **dict.fromkeys(EXPORT_KINDS, self._on_export),
+            "StoreDefragmented": self._on_store_defragmented,
             "InstallSnapshot": self._on_install_snapshot,
             "FollowEvents": self._on_follow_events,
             "UnfollowEvents": self._on_unfollow_events,
@@ -134,7 +143,7 @@ class ApplierActor:
         store = self.store
         if store is None or self._stopped:
             return None
-        if self._reads.has_work or (store.compacting and self._may_compact(store)):
+        if self._integrity.busy or self._reads.has_work or (store.compacting and self._may_compact(store)):
             return self._now
         applied = store.applied
         due = Millis(self._progress[1] + PROGRESS_INTERVAL_MS) if applied != self._progress[0] else None
@@ -158,7 +167,7 @@ class ApplierActor:
         handler = self._handlers.get(message.kind)
         if handler is None:
             return [Log("warning", "message_ignored", {"kind": message.kind, "source": repr(source)})]
-        if self._held and message.kind != "StoreFlushed":
+        if self._held and message.kind not in BACKGROUND_KINDS:
             self._held.append((message, source))
             return []
         try:
@@ -175,6 +184,10 @@ class ApplierActor:
         try:
             if self._reads.has_work:
                 effects += self._reads.advance(self.store, self._status_fields())
+            if self._integrity.busy:
+                effects += self._integrity.advance()
+            if self._reads.deferred and not self._defragmentation.runs:
+                effects.append(self._defragment(self.store))
             if self._may_compact(self.store):
                 self._advance_compaction(self.store, effects)
             if self._leases.deadline is not None and now >= self._leases.deadline:
@@ -274,6 +287,7 @@ class ApplierActor:
         )
         self.store = store
         self._feed.attach(store)
+        self._integrity.attach()
         self._reported = store.applied
         return store
 
@@ -332,6 +346,8 @@ class ApplierActor:
                     ),
                 )
             )
+        if store.has_integrity_news:
+            effects += self._integrity.on_applied(store, leads=leads)
         key = "etcd_server_proposals_applied_total"
         counters[key] = counters.get(key, 0) + len(message.entries)
         return effects
@@ -355,6 +371,8 @@ class ApplierActor:
         if origin.incarnation != self._auth_told:
             self._auth_told = origin.incarnation
             effects.insert(0, self._tell_auth(store))
+        if self._reads.deferred and not self._defragmentation.runs:
+            effects.append(self._defragment(store))
         return effects
 
     @staticmethod
@@ -378,7 +396,7 @@ class ApplierActor:
         return []
 
     def _may_compact(self, store: MvccStore) -> bool:
-        return store.compacting and self._reads.allows_compaction(store.compacted)
+        return store.compacting and not self._integrity.busy and self._reads.allows_compaction(store.compacted)
 
     def _advance_compaction(self, store: MvccStore, effects: list[Effect]) -> None:
         for wait in store.compact_step(SLICE_ROWS):
@@ -392,6 +410,32 @@ class ApplierActor:
             effects.append(Send("gateway", answer))
         if not store.compacting:
             effects.append(Log("info", "compaction_finished", {"revision": store.finished}))
+
+    # --- defragmentation -------------------------------------------------------------------------
+
+    def _defragment(self, store: MvccStore) -> Effect:
+        self._background += 1
+        return self._defragmentation.begin(store.engine)
+
+    def _on_store_defragmented(self, _message: StoreDefragmented) -> list[Effect]:
+        self._background -= 1
+        store = self._opened()
+        following = self._defragmentation.go_on(store.engine, hurry=bool(self._held))
+        if following is not None:
+            self._background += 1
+            return [following]
+        store.defragmented()
+        # The size first, so that whoever hears that it is done finds room.
+        answers = self._reads.answer_deferred(store, ErrorCode.OK)
+        return [self._report_progress(store), *answers, *self._take_up_held()]
+
+    def _take_up_held(self) -> list[Effect]:
+        """Do what had to wait for the background."""
+        effects: list[Effect] = []
+        held, self._held = self._held, deque()
+        for pending, source in held:
+            effects += self.handle(pending, source, self._now)
+        return effects
 
     # --- events ----------------------------------------------------------------------------------
 
@@ -453,10 +497,7 @@ class ApplierActor:
             effects.append(Send("raft", message))
         else:
             effects += self._checkpoint(self._snapshot_names.pop(message.ticket))
-        held, self._held = self._held, deque()
-        for pending, pending_source in held:
-            effects += self.handle(pending, pending_source, self._now)
-        return effects
+        return effects + self._take_up_held()
 
     def _on_build_snapshot(self, message: BuildSnapshot) -> list[Effect]:
         return self._begin_checkpoint(message.name)
@@ -536,29 +577,8 @@ class ApplierActor:
 
     def measure(self) -> None:
         """Refresh the gauges, and the counters that the store keeps."""
-        store = self.store
-        if store is None:
-            return
-        counters, gauges = self.metrics.counters, self.metrics.gauges
-        for name in ("put", "delete", "txn"):
-            counters[f"etcd_mvcc_{name}_total"] = store.counters[name]
-        counters["etcd_debugging_mvcc_db_compaction_keys_total"] = store.counters["compacted_revisions"]
-        leases = store.leases
-        for name, what in (
-            ("lease_granted", "granted"),
-            ("lease_revoked", "revoked"),
-            ("server_lease_expired", "expired"),
-        ):
-            counters[f"etcd_debugging_{name}_total"] = leases.counters[what]
-        counters["etcd_debugging_lease_renewed_total"] = self._leases.lessor.renewed
-        for ttl_s in leases.take_ttls():
-            self.metrics.observe("etcd_debugging_lease_ttl_total", ttl_s)
-        gauges["etcd_debugging_mvcc_current_revision"] = store.revision
-        gauges["etcd_debugging_mvcc_compact_revision"] = store.compacted
-        gauges["etcd_debugging_mvcc_keys_total"] = store.keys.total
-        gauges["etcd_debugging_auth_revision"] = store.auth.revision
-        gauges["etcd_mvcc_db_total_size_in_bytes"] = store.size
-        gauges["etcd_mvcc_db_total_size_in_use_in_bytes"] = store.size_in_use
+        if self.store is not None:
+            measure_store(self.store, self._leases.lessor, self.metrics)
 
     def _explained(self, error: Exception) -> Exception:
         """Return what ends the node; an error that a restart may cure is raised again.

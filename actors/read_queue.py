@@ -16,7 +16,7 @@ from protocol.local import AnswerPiece, ReadsServed
 from protocol.types import Incarnation, Revision
 from storage.mvcc import MvccStore, Result
 from storage.range_read import PIECE_BYTES
-from storage.reads import ReadJob, StatusFields, advance_read, begin_guarded_read, begin_read, plain_key
+from storage.reads import ReadJob, StatusFields, advance_read, plain_key, reader_of
 
 JOBS_MAX: Final = 8
 """Long reads in progress at once."""
@@ -53,6 +53,8 @@ class ReadQueue:
         self._jobs: deque[_Job] = deque()
         self._waiting: deque[_Waiting] = deque()
         self._untaken_bytes = 0
+        self.deferred: list[tuple[Batch, int]] = []
+        """What the store's owner is to do and to answer: batch and position."""
 
     @property
     def has_work(self) -> bool:
@@ -72,7 +74,7 @@ class ReadQueue:
         header = store.header(store.revision)
         size = in_vain = 0
         full = len(self._jobs) >= JOBS_MAX
-        begin = begin_guarded_read if store.auth.enabled else begin_read
+        begin = reader_of(store, quarantined=store.quarantined)
         for position, (kind, body) in enumerate(commands):
             if size > MESSAGE_ANSWERS_BYTES_MAX or (full and in_vain >= IN_VAIN_MAX and not plain_key(body)):
                 self._waiting.append(_Waiting(batch, position, kind, body))
@@ -81,6 +83,8 @@ class ReadQueue:
             if not isinstance(result, ReadJob):
                 size += len(result[1])
                 results.append((position, *result))
+            elif result.deferred:
+                self.deferred.append((batch, position))
             elif full:
                 # A short read would have been answered whatever goes on; this one is long.
                 result.slices.close()
@@ -98,9 +102,11 @@ class ReadQueue:
         effects: list[Effect] = []
         if self._waiting and len(self._jobs) < JOBS_MAX:
             batch, position, kind, body = self._waiting.popleft()
-            begin = begin_guarded_read if store.auth.enabled else begin_read
+            begin = reader_of(store, quarantined=store.quarantined)
             result = begin(store, kind, body, store.header(store.revision), status)
-            if isinstance(result, ReadJob):
+            if isinstance(result, ReadJob) and result.deferred:
+                self.deferred.append((batch, position))
+            elif isinstance(result, ReadJob):
                 self._begin(effects, batch, position, result)
             else:
                 self._answer(effects, store, batch, position, result)
@@ -124,7 +130,13 @@ class ReadQueue:
         effects += [_served(store, each.batch, [(each.position, int(code), b"")]) for each in self._waiting]
         self._jobs.clear()
         self._waiting.clear()
+        effects += self.answer_deferred(store, code)
         return effects
+
+    def answer_deferred(self, store: MvccStore, code: ErrorCode) -> list[Effect]:
+        """Answer all that was deferred, with no body."""
+        deferred, self.deferred = self.deferred, []
+        return [_served(store, batch, [(position, int(code), b"")]) for batch, position in deferred]
 
     def in_pieces(self, batch: Batch, results: tuple[Result, ...]) -> tuple[list[Effect], tuple[Result, ...]]:
         """Send the large answers to commands ahead in pieces; return them and what is left of the results."""

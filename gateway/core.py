@@ -22,7 +22,7 @@ from gateway.calls import Batch, Body, Lane, OpenCalls, check_placed, whole
 from gateway.conversations import Conversations
 from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.guarded_streams import for_root
-from gateway.housekeeping import PUT_OVERHEAD_BYTES, Housekeeper, complete_status
+from gateway.housekeeping import LONG_TIMEOUTS_MS, PUT_OVERHEAD_BYTES, Housekeeper, complete_status
 from gateway.leases import Grants, KeepAlives, answer_lessor_calls
 from gateway.member_desk import MemberDesk, learner_refusal, list_members
 from gateway.members import MemberCall
@@ -137,6 +137,8 @@ class GatewayCore:
             "PasswordHandled": lambda message, _now: self._desk.on_handled(message),
             "SnapshotExported": lambda message, _now: self._snapshots.on_local(message),
             "ExportPiece": lambda message, _now: self._snapshots.on_local(message),
+            "HashTaken": lambda message, now: self._housekeeper.on_local(message, now, self.members.views),
+            "HashFound": lambda message, now: self._housekeeper.on_local(message, now, self.members.views),
             "EventsApplied": lambda message, _now: self.watches.on_applied(message),
             "EventsRead": lambda message, _now: self.watches.on_read(message),
             "EventsFollowed": lambda message, _now: self.watches.on_followed(message),
@@ -162,7 +164,7 @@ class GatewayCore:
                 return
         limits = self.config.limits
         size = len(body)
-        over_quota = False
+        over_quota, timeout_ms = False, self._timeout_ms
         if method is PUT and plain_put(body) is not None:
             lane, kind, quota = self._commands, 1, True
         else:
@@ -175,7 +177,7 @@ class GatewayCore:
             elif route is Route.LINEARIZABLE:
                 lane = self._reads
             elif route is Route.LOCAL:
-                lane = self._local_reads
+                lane, timeout_ms = self._local_reads, LONG_TIMEOUTS_MS.get(kind, timeout_ms)
                 if kind == ReadKind.STATUS:
                     self._finishers[call_id] = self._finish_status
             elif route is Route.GRANT:
@@ -204,7 +206,7 @@ class GatewayCore:
             if over_quota and self._housekeeper.out_of_space:
                 self._refuse(call_id, ErrorCode.NO_SPACE)
                 return
-        if not self._calls.open(call_id, size, now, deadline, self._timeout_ms):
+        if not self._calls.open(call_id, size, now, deadline, timeout_ms):
             self._refuse(call_id, ErrorCode.TOO_MANY_REQUESTS)
         elif over_quota:
             self._housekeeper.hold(call_id, now)

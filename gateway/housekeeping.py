@@ -1,4 +1,4 @@
-"""What a gateway does of its own accord: it raises alarms and compacts history.
+"""What a gateway does of its own accord: it raises alarms, compacts history and has stores compared.
 
 Owns when; what it decides becomes a command like a client's, put into the log by the same way. Knows no batch.
 Invariants: whoever is refused for want of space is told so once the alarm that explains it is raised, or cannot be.
@@ -9,17 +9,29 @@ from typing import Final, Protocol
 
 from actors.effects import Effect, Log
 from gateway.auto_compaction import auto_compaction
+from gateway.comparison import Comparison
 from gateway.own_calls import OnAnswer
-from protocol.command import CommandKind
+from protocol.command import CommandKind, ReadKind
 from protocol.config import ClusterConfig
 from protocol.errors import WIRE_ERRORS, ErrorCode
+from protocol.exports import HashFound, HashTaken
+from protocol.integrity import Finding, encode_check, encode_finding
 from protocol.local import MemberView, StoreProgressed
 from protocol.types import NOBODY, MemberId, Millis, Term
 from protocol.wire import rpc_pb2 as rpc
 
 PUT_OVERHEAD_BYTES: Final = 256
 """What etcd's quota counts for a put besides key and value (rule 52)."""
+_LONG_KINDS: Final = (ReadKind.DEFRAGMENT, ReadKind.HASH, ReadKind.HASH_KV)
+LONG_TIMEOUTS_MS: Final[dict[int, int]] = {int(kind): 3_600_000 for kind in _LONG_KINDS}
+"""How long calls may take that take as long as there is data; etcd sets no limit of its own."""
+REVISIONS_PER_CHECK: Final = 50_000
+"""Compared at once; the whole history is gone through part by part."""
 _COMPACTED: Final = (int(ErrorCode.OK), int(ErrorCode.COMPACTED))
+
+
+def _ignore(_code: int, _body: bytes) -> None:
+    """What was lost is asked for again."""
 
 
 class Propose(Protocol):
@@ -47,6 +59,9 @@ class Housekeeper:
         """Calls that are over the quota, until the alarm is raised."""
         self._raising = False
         self._compaction = auto_compaction(config.compaction)
+        self._check_every_ms = config.storage.integrity_check_interval_ms
+        self._check_due: Millis | None = None
+        self._comparison = Comparison()
         self._logs: list[Effect] = []
 
     # --- space -------------------------------------------------------------------------------------
@@ -75,12 +90,35 @@ class Housekeeper:
         request = rpc.AlarmRequest(action=rpc.AlarmRequest.ACTIVATE, memberID=member, alarm=kind)
         self._propose(CommandKind.ALARM, request.SerializeToString(), now, on_answer)
 
+    # --- comparison of stores ----------------------------------------------------------------------
+
+    def on_local(self, message: object, now: Millis, members: Sequence[MemberView]) -> None:
+        """The store's owner tells what this member has found, or what others have."""
+        if isinstance(message, HashTaken):
+            finding = encode_finding(Finding(message.number, self._member, message.crc))
+            self._propose(CommandKind.HASH_FOUND, finding, now, _ignore)
+        elif isinstance(message, HashFound):
+            voters = [view.member for view in members if not view.is_learner]
+            for guilty in self._comparison.add(message.number, message.member, message.crc, voters):
+                self._logs.append(Log("critical", "store_differs", {"member": f"{guilty:x}"}))
+                if (rpc.CORRUPT, guilty) not in self.alarms:
+                    self.raise_alarm(rpc.CORRUPT, guilty, now, _ignore)
+
+    def _ask_for_check(self, now: Millis, *, leads: bool) -> None:
+        """Have a part of the history compared, one part after the other, while this member leads."""
+        if self._check_due is None or now < self._check_due:
+            return
+        self._check_due = Millis(now + self._check_every_ms)
+        if leads:
+            self._propose(CommandKind.HASH_CHECK, encode_check(REVISIONS_PER_CHECK), now, _ignore)
+
     # --- time --------------------------------------------------------------------------------------
 
     @property
     def deadline(self) -> Millis | None:
         """When `wake` has something to do."""
-        return self._compaction.deadline
+        due = self._compaction.deadline
+        return self._check_due if due is None or (self._check_due or due) < due else due
 
     def progressed(self, message: StoreProgressed) -> None:
         """The store tells where it stands."""
@@ -90,10 +128,13 @@ class Housekeeper:
     def start(self, now: Millis) -> None:
         """Time begins."""
         self._compaction.start(now)
+        if self._check_every_ms:
+            self._check_due = Millis(now + self._check_every_ms)
 
     def wake(self, now: Millis, *, leads: bool) -> list[Effect]:
         """Do what is due."""
         self._now = now
+        self._ask_for_check(now, leads=leads)
         target = self._compaction.wake(now, self._revision, leads=leads)
         if target:
             body = rpc.CompactionRequest(revision=target).SerializeToString()

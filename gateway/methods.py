@@ -88,6 +88,10 @@ _LEASES: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.LEASES))
 _ALARM: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.ALARM))
 _ALARMS: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.ALARMS))
 _STEPS: Final = Ruling(ErrorCode.OK, Route.STEPS, 0)
+_DOWNGRADE: Final = Ruling(ErrorCode.OK, Route.COMMAND, int(CommandKind.DOWNGRADE))
+_DOWNGRADE_VALIDATE: Final = Ruling(ErrorCode.OK, Route.LINEARIZABLE, int(ReadKind.DOWNGRADE_VALIDATE))
+_DEFRAGMENT: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.DEFRAGMENT))
+_HASH: Final = Ruling(ErrorCode.OK, Route.LOCAL, int(ReadKind.HASH))
 _MEMBERS: Final = Ruling(ErrorCode.OK, Route.MEMBERS, int(ReadKind.BARRIER))
 _MEMBERS_LOCAL: Final = Ruling(ErrorCode.OK, Route.MEMBERS, 0)
 
@@ -179,6 +183,17 @@ def _rule_alarm(body: bytes, _operations_max: int) -> Ruling:
     return _ALARMS if request.action == rpc.AlarmRequest.GET else _ALARM
 
 
+def _rule_downgrade(body: bytes, _operations_max: int) -> Ruling:
+    try:
+        request = rpc.DowngradeRequest.FromString(body)
+    except DecodeError:
+        return _malformed()
+    if request.action == rpc.DowngradeRequest.VALIDATE:
+        return _DOWNGRADE_VALIDATE
+    known = request.action in (rpc.DowngradeRequest.ENABLE, rpc.DowngradeRequest.CANCEL)
+    return _DOWNGRADE if known else _refuse(ErrorCode.UNIMPLEMENTED)
+
+
 Rule = Callable[[bytes, int], Ruling]
 
 
@@ -242,6 +257,9 @@ _ALL: Final = (
     Method(44, _CLUSTER, "MemberPromote", _to_raft(rpc.MemberPromoteRequest, MemberCall.PROMOTE)),
     Method(45, "etcdserverpb.Maintenance", "MoveLeader", _to_raft(rpc.MoveLeaderRequest, MemberCall.MOVE_LEADER)),
     Method(60, "etcdserverpb.Maintenance", "Alarm", _rule_alarm, _STORE),
+    Method(61, "etcdserverpb.Maintenance", "Defragment", _parsed(rpc.DefragmentRequest, _DEFRAGMENT), _STORE),
+    Method(62, "etcdserverpb.Maintenance", "Hash", _parsed(rpc.HashRequest, _HASH), _STORE),
+    Method(63, "etcdserverpb.Maintenance", "Downgrade", _rule_downgrade, _STORE),
 )
 
 _AUTH_CALLS: Final = (

@@ -50,6 +50,10 @@ class CommandKind(IntEnum):
     AS_NODE = 41
     """A command that a member's gateway makes of its own accord: the kind in one byte, then the body. No client's
     request ever becomes one, so nobody's rights are asked for."""
+    HASH_CHECK = 42
+    """This one and the next only as a node's own (`protocol.integrity`)."""
+    HASH_FOUND = 43
+    DOWNGRADE = 44
 
 
 class ReadKind(IntEnum):
@@ -79,6 +83,10 @@ class ReadKind(IntEnum):
     PERMIT_RANGE = 128
     """The same if the user may read what the RangeRequest names: what a watch asks before it begins."""
     ALARMS = 140
+    HASH = 141
+    DEFRAGMENT = 142
+    """Answered when the store has been rewritten, long after the reads around it."""
+    DOWNGRADE_VALIDATE = 143
     RANGE_PAGE = 150
     """As much of a RangeRequest's answer as makes a page, and no count: what a `RangeStream` is made of."""
 

@@ -122,6 +122,9 @@ class StorageConfig(BaseModel):
     model_config = _STRICT
 
     quota_bytes: int = Field(2 << 30, ge=0, description="logical size after which writes are refused; 0: no quota")
+    integrity_check_interval_ms: int = Field(
+        60_000, ge=0, description="how often members compare a part of their stores; 0: never"
+    )
     wal_segment_bytes: int = Field(64 << 20, ge=4096, description="size of one preallocated WAL file")
     block_cache_bytes: int = Field(64 << 20, ge=1 << 20, description="RocksDB block cache")
     memtable_bytes: int = Field(64 << 20, ge=1 << 16, description="RocksDB write buffer")

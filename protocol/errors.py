@@ -103,6 +103,9 @@ class ErrorCode(IntEnum):
     TOKENS_VERIFIED_ONLY = 79
     RANGE_STREAM_SORTED = 90
     RANGE_STREAM_FILTERED = 91
+    WRONG_DOWNGRADE_FORMAT = 95
+    INVALID_DOWNGRADE_TARGET = 96
+    DOWNGRADE_IN_PROCESS = 97
     SESSION_EXPIRED = 110
     NOT_ELECTED = 111
     NOBODY_ELECTED = 112
@@ -225,6 +228,13 @@ WIRE_ERRORS: Final[dict[ErrorCode, WireError]] = {
     ),
     ErrorCode.PASSWORD_TOO_LONG: WireError(_G.UNKNOWN, "bcrypt: password length exceeds 72 bytes"),
     ErrorCode.TOKENS_VERIFIED_ONLY: WireError(_G.UNKNOWN, "auth: token signing attempted with verify-only key"),
+    ErrorCode.WRONG_DOWNGRADE_FORMAT: WireError(
+        _G.INVALID_ARGUMENT, "etcdserver: wrong downgrade target version format"
+    ),
+    ErrorCode.INVALID_DOWNGRADE_TARGET: WireError(_G.INVALID_ARGUMENT, "etcdserver: invalid downgrade target version"),
+    ErrorCode.DOWNGRADE_IN_PROCESS: WireError(
+        _G.FAILED_PRECONDITION, "etcdserver: cluster has a downgrade job in progress"
+    ),
     # Of the lock and election services; etcd gives these no code, and gRPC makes that Unknown.
     ErrorCode.SESSION_EXPIRED: WireError(_G.UNKNOWN, "mutex: session is expired"),
     ErrorCode.NOT_ELECTED: WireError(_G.UNKNOWN, "election: not leader"),

@@ -1,10 +1,10 @@
-"""What the actors of one node say to each other about snapshots that clients save.
+"""What the actors of one node say to each other about maintenance: snapshots that clients save, comparison of stores.
 
 The gateway asks the applier for a file and its pieces; a helper writes the file. A gateway numbers its files by itself.
 """
 
 from protocol.local import LocalMessage
-from protocol.types import Incarnation
+from protocol.types import Incarnation, Index, MemberId
 
 
 class ExportSnapshot(LocalMessage):
@@ -50,3 +50,28 @@ class DropExport(LocalMessage):
     """Gateway to applier: nobody will read the file `sequence` any more."""
 
     sequence: int
+
+
+# --- comparison of stores --------------------------------------------------------------------------
+
+
+class HashTaken(LocalMessage):
+    """Applier to gateway: what this member found in the check that entry `number` asked for (`protocol.integrity`)."""
+
+    number: Index
+    crc: int
+
+
+class HashFound(LocalMessage):
+    """Applier to the leader's gateway: what a member has found, as the log says."""
+
+    number: Index
+    member: MemberId
+    crc: int
+
+
+# --- defragmentation -------------------------------------------------------------------------------
+
+
+class StoreDefragmented(LocalMessage):
+    """The applier's background to itself: one table has been rewritten."""

@@ -65,6 +65,7 @@ Request = (
     | LeaseGrantRequest
     | LeaseRevokeRequest
     | AlarmRequest
+    | rpc.DowngradeRequest
 )
 _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     PutRequest: (CommandKind.PUT, PutResponse),
@@ -85,6 +86,7 @@ _COMMANDS: Final[dict[type, tuple[CommandKind, type]]] = {
     rpc.AuthRoleGrantPermissionRequest: (CommandKind.ROLE_GRANT_PERMISSION, rpc.AuthRoleGrantPermissionResponse),
     rpc.AuthRoleRevokePermissionRequest: (CommandKind.ROLE_REVOKE_PERMISSION, rpc.AuthRoleRevokePermissionResponse),
     AlarmRequest: (CommandKind.ALARM, AlarmResponse),
+    rpc.DowngradeRequest: (CommandKind.DOWNGRADE, rpc.DowngradeResponse),
 }
 
 

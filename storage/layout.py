@@ -57,6 +57,16 @@ AUTH_KEY: Final = META + b"auth"
 WINDOW_PREFIX: Final = META + b"window/"
 WINDOW_END: Final = META + b"window0"
 
+TABLES: Final = (
+    (ATTACHMENT, ATTACHMENT_END),
+    (KV, KV_END),
+    (LEASE, LEASE_END),
+    (META, b"n"),
+    (LOG, LOG_END),
+    (OLD, OLD_END),
+)
+"""First key and end of the tables that grow."""
+
 PUT: Final = 0
 TOMBSTONE: Final = 1
 

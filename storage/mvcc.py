@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from protocol.auth import NOBODY_KNOWN, decode_as, decode_token_order
 from protocol.command import CommandKind, Origin, decode_flat_batch
 from protocol.errors import ClientError, Corruption, ErrorCode
+from protocol.integrity import Finding, decode_check, decode_finding
 from protocol.lease import decode_upkeep
 from protocol.types import ClusterId, Entry, EntryKind, Index, MemberId, Revision, Term
 from protocol.wire.rpc_pb2 import (
@@ -25,6 +26,7 @@ from protocol.wire.rpc_pb2 import (
     AuthenticateResponse,
     CompactionRequest,
     DeleteRangeRequest,
+    DowngradeRequest,
     LeaseGrantRequest,
     LeaseGrantResponse,
     LeaseRevokeRequest,
@@ -37,7 +39,9 @@ from storage.auth_commands import CHANGES
 from storage.auth_guard import Guard
 from storage.compaction import compaction_slice
 from storage.dedupe import Windows
+from storage.downgrade import DowngradeDesk
 from storage.engine import Engine
+from storage.integrity import CHECKED_KEY, Check, next_check
 from storage.key_count import KeyCount
 from storage.layout import (
     COUNTS_KEY,
@@ -141,11 +145,15 @@ class MvccStore:
             CommandKind.LEASE_GRANT: self._lease_grant,
             CommandKind.LEASE_REVOKE: self._lease_revoke,
             CommandKind.ALARM: self._alarm,
+            CommandKind.DOWNGRADE: self._downgrade,
         }
         self._quick_commands = _NONE if self.auth.enabled else self._commands
         """What may be done without asking whose it is: everything usual, until rights matter."""
         self._allowed = dict(self._commands)
         self.alarms = AlarmBook(engine)
+        self.downgrade = DowngradeDesk(engine)
+        self._check: Check | None = None
+        self._findings: list[Finding] = []
         self._heed_alarms()
 
     @property
@@ -232,6 +240,8 @@ class MvccStore:
             identity, kind, body = decode_as(body)
         if kind == CommandKind.AS_NODE:
             kind, body = body[0], body[1:]
+            if kind in (CommandKind.HASH_CHECK, CommandKind.HASH_FOUND):
+                return self._compare(kind, body)
         elif self.auth.enabled:
             self.guard.check_command(identity, kind, body, self._writer.overlay)
         handler = self._commands.get(kind)
@@ -344,6 +354,41 @@ class MvccStore:
         if not encode:
             return _OK_WITHOUT_BODY
         return _OK, self.header(self.revision) + AlarmResponse(alarms=answer).SerializeToString()
+
+    def _compare(self, kind: int, body: bytes) -> Result:
+        """Note that stores are to be compared, or what a member has found; the store's owner does the rest."""
+        if kind == CommandKind.HASH_FOUND:
+            self._findings.append(decode_finding(body))
+        else:
+            number, span = Index(self.applied + 1), decode_check(body)
+            self._check, stored = next_check(self.engine, number, span, self.revision, self.compacted)
+            self._writer.overlay.changes[CHECKED_KEY] = stored
+        return _OK_WITHOUT_BODY
+
+    def take_integrity_news(self) -> tuple[Check | None, list[Finding]]:
+        """Return the newest check asked for and the findings since the last call."""
+        check, self._check = self._check, None
+        findings, self._findings = self._findings, []
+        return check, findings
+
+    @property
+    def has_integrity_news(self) -> bool:
+        """Whether `take_integrity_news` returns anything."""
+        return self._check is not None or bool(self._findings)
+
+    @property
+    def quarantined(self) -> bool:
+        """Whether this very member is known to differ from the others, so that nothing it says of pairs can be true."""
+        return self.alarms.concerns(AlarmType.CORRUPT, self._member)
+
+    def _downgrade(self, body: bytes, encode: bool) -> Result:
+        answer = self.downgrade.apply(DowngradeRequest.FromString(body), self._writer.overlay.changes)
+        return _OK, self.header(self.revision) + answer if encode else _NO_BODY
+
+    def defragmented(self) -> None:
+        """Count what is not used as not taken either: the owner has had the engine rewritten."""
+        self._writer.defragmented()
+        self.engine.write([(STATE_KEY, pack_state(self.state()))])
 
     def _heed_alarms(self) -> None:
         """Have the commands refused that the alarms forbid: others are looked up as ever, and pay nothing for it."""

@@ -5,8 +5,10 @@ its first slice becomes a `ReadJob` that the caller drives between other work.
 Invariant: what a job reads is pinned by its first slice, and `compaction_max` tells which compactions would hurt it.
 """
 
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
+import google_crc32c
 from google.protobuf.message import DecodeError
 
 from protocol.auth import NOBODY_KNOWN, Identity, decode_as
@@ -16,16 +18,20 @@ from protocol.types import LeaseId
 from protocol.wire.rpc_pb2 import (
     AlarmRequest,
     AlarmResponse,
+    DowngradeRequest,
     HashKVRequest,
+    HashRequest,
+    HashResponse,
     LeaseLeasesResponse,
     LeaseStatus,
     RangeRequest,
     StatusResponse,
     TxnRequest,
 )
+from storage.alarms import ALARM_END, ALARM_PREFIX
 from storage.auth_commands import SHOWS, credentials
 from storage.hash_kv import hash_slices
-from storage.layout import KV
+from storage.layout import ATTACHMENT, ATTACHMENT_END, KV, LEASE, LEASE_END, ROLE, ROLE_END, USER, USER_END
 from storage.lease import leases_from
 from storage.mvcc import MvccStore, Result
 from storage.range_page import page_slices
@@ -38,6 +44,13 @@ ETCD_VERSION: Final = "3.7.1"
 _STORAGE_VERSION: Final = "3.7.0"
 _ANY_COMPACTION: Final = 1 << 62
 _NO_COMPACTION: Final = -1
+_COMMON_TABLES: Final = (
+    (ATTACHMENT, ATTACHMENT_END),
+    (LEASE, LEASE_END),
+    (ROLE, ROLE_END),
+    (USER, USER_END),
+    (ALARM_PREFIX, ALARM_END),
+)
 _SERIALIZABLE: Final = b"\x38\x01"
 
 
@@ -48,6 +61,8 @@ class ReadJob(NamedTuple):
     compaction_max: int
     piece: bytes | None
     """How a large response begins, if the first slice said so already."""
+    deferred: bool = False
+    """It is no read: the store's owner does it and answers it."""
 
 
 def begin_read(
@@ -71,6 +86,10 @@ def begin_read(
         if kind == ReadKind.ALARMS:
             alarms = store.alarms.listed(AlarmRequest.FromString(body).alarm)
             return 0, header + AlarmResponse(alarms=alarms).SerializeToString()
+        if kind == ReadKind.DOWNGRADE_VALIDATE:
+            return 0, header + store.downgrade.validate(DowngradeRequest.FromString(body).version)
+        if kind == ReadKind.DEFRAGMENT:
+            return ReadJob(_nothing(), _ANY_COMPACTION, None, deferred=True)
         show = SHOWS.get(kind)
         if show is not None:
             return 0, header + show(store.auth, body)
@@ -106,6 +125,28 @@ def begin_guarded_read(
     except DecodeError:
         return int(ErrorCode.MALFORMED), b""
     return begin_read(store, kind, body, header, status, identity)
+
+
+def begin_quarantined_read(
+    store: MvccStore, kind: int, body: bytes, header: bytes, status: "StatusFields"
+) -> Result | ReadJob:
+    """Serve a read of a store that is known to differ from the others': nothing of its pairs is shown."""
+    asked = decode_as(body).kind if kind == ReadKind.AS_USER else kind
+    if asked in (ReadKind.RANGE, ReadKind.TXN, ReadKind.RANGE_PAGE):
+        return int(ErrorCode.CORRUPT), b""
+    return reader_of(store, quarantined=False)(store, kind, body, header, status)
+
+
+def reader_of(store: MvccStore, *, quarantined: bool) -> Callable[..., Result | ReadJob]:
+    """Return what begins a read as things stand."""
+    if quarantined:
+        return begin_quarantined_read
+    return begin_guarded_read if store.auth.enabled else begin_read
+
+
+def _nothing() -> Slices:
+    yield from ()
+    return b""
 
 
 def plain_key(body: bytes) -> bytes:
@@ -160,12 +201,15 @@ def status_body(store: MvccStore, header: bytes, fields: StatusFields) -> bytes:
         storageVersion=_STORAGE_VERSION,
         dbSizeQuota=fields.quota_bytes,
         errors=store.alarms.texts(),
+        downgradeInfo=store.downgrade.info(),
     )
     return header + status.SerializeToString()
 
 
 def _slices(store: MvccStore, kind: int, body: bytes, header: bytes, identity: Identity) -> tuple[Slices, int]:
     """Return the sliced form of a read and the highest compaction it bears."""
+    if kind == ReadKind.HASH:
+        return _hash(store, HashRequest.FromString(body), header), _NO_COMPACTION
     if kind == ReadKind.HASH_KV:
         return _hash_kv(store, HashKVRequest.FromString(body), header), _NO_COMPACTION
     if kind == ReadKind.LEASES:
@@ -206,6 +250,17 @@ def _leases(store: MvccStore, header: bytes, identity: Identity) -> Slices:
     if len(body) > store.response_bytes_max:
         raise ClientError(ErrorCode.RESPONSE_TOO_LARGE)
     return header + body
+
+
+def _hash(store: MvccStore, _request: HashRequest, header: bytes) -> Slices:
+    """Hash all that members have in common: history, pairs, leases, users and roles, alarms."""
+    crc = yield from hash_slices(store.engine, store.revision, store.compacted, SLICE_ROWS)
+    for start, end in _COMMON_TABLES:
+        for walked, row in enumerate(store.engine.scan(start, end), start=1):
+            crc = int(google_crc32c.extend(crc, b"".join(row)))
+            if walked % SLICE_ROWS == 0:
+                yield None
+    return header + HashResponse(hash=crc).SerializeToString()
 
 
 def _hash_kv(store: MvccStore, request: HashKVRequest, header: bytes) -> Slices:

@@ -39,6 +39,7 @@ from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, LogM
 from protocol.wire.rpc_pb2 import (
     CompactionRequest,
     CompactionResponse,
+    DefragmentRequest,
     HashKVRequest,
     PutRequest,
     PutResponse,
@@ -536,3 +537,38 @@ def test_a_rotten_block_ends_the_node_and_names_its_file(node: Node, tmp_path: P
     assert (halt.failed, halt.fatal) == (True, True)
     assert halt.reason.startswith("Corruption: read failed: Corruption: block checksum mismatch")
     assert table.name in halt.reason
+
+
+def test_a_defragmentation_runs_behind_requests_and_gives_size_back(node: Node) -> None:
+    """Table by table in the background; reads go on, the gateway hears of the size before whoever asked is told."""
+    node.apply(*(node.puts(b"k") for _ in range(20)))
+    node.apply(node.commands(CommandKind.COMPACT, CompactionRequest(revision=21).SerializeToString()))
+    node.work()
+    store = node.actor.store
+    assert store is not None
+    before = store.size
+    origin = Origin(MEMBER, GATEWAY, 1)
+    body = DefragmentRequest().SerializeToString()
+    ask = ServeReads(sequence=7, payload=encode_batch(origin, [ReadKind.DEFRAGMENT, body, ReadKind.DEFRAGMENT, body]))
+    assert sent(node.turn(ask), ReadsServed) == []
+    assert len(node.background) == 1
+    effects: list[Effect] = []
+    while node.background:
+        effects += node.run_background()
+        assert store.engine.get(b"kk") is not None
+    kinds = [effect.message.kind for effect in effects if isinstance(effect, Send)]
+    assert kinds == ["StoreProgressed", "ReadsServed", "ReadsServed"]
+    assert sent(effects, StoreProgressed)[0].logical_bytes == store.size < before
+    assert [message.results for message in sent(effects, ReadsServed)] == [((0, 0, b""),), ((1, 0, b""),)]
+
+
+def test_a_stop_does_not_wait_for_a_whole_defragmentation(node: Node) -> None:
+    """For the table that is being rewritten only; whoever asked is told the outcome."""
+    origin = Origin(MEMBER, GATEWAY, 1)
+    body = DefragmentRequest().SerializeToString()
+    node.turn(ServeReads(sequence=7, payload=encode_batch(origin, [ReadKind.DEFRAGMENT, body])))
+    assert node.turn(StopActor()) == []
+    effects = node.run_background()
+    assert node.background == []
+    assert len(sent(effects, ReadsServed)) == 1
+    assert any(isinstance(effect, Halt) for effect in effects)

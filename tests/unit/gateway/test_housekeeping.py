@@ -3,7 +3,7 @@
 from collections import deque
 
 import pytest
-from core_parts import ME, OTHER, applied, ask, lead, make_core, only_turn, put, tell, turn
+from core_parts import ME, OTHER, applied, ask, lead, make_core, only_turn, put, tell
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -219,7 +219,10 @@ def test_the_leader_puts_the_compaction_into_the_log() -> None:
     ask(gateway, 1, "Put", put(), now=due)
     batch = only_turn(gateway, due)
     body = bytes((CommandKind.COMPACT,)) + rpc.CompactionRequest(revision=90).SerializeToString()
-    assert proposed(batch) == [(CommandKind.AS_NODE, body), (CommandKind.PUT, put())]
-    tell(gateway, "applier", applied(batch.sequence, 0, 0), due)
+    assert [command for command in proposed(batch) if command.body[0] != CommandKind.HASH_CHECK] == [
+        (CommandKind.AS_NODE, body),
+        (CommandKind.PUT, put()),
+    ]
+    tell(gateway, "applier", applied(batch.sequence, *[0] * len(proposed(batch))), due)
     assert [(call_id, code) for call_id, code, _ in gateway.answers] == [(1, 0)]
-    assert turn(gateway, 2 * due) == []
+    assert CommandKind.COMPACT not in [command.body[0] for command in proposed(only_turn(gateway, 2 * due))]

@@ -42,7 +42,7 @@ def test_the_format_is_what_logs_already_hold() -> None:
     numbers |= {"AS_USER": 20, "AUTH_ENABLE": 21, "AUTH_DISABLE": 22, "ASSIGN_TOKEN": 23, "USER_ADD": 24}
     numbers |= {"USER_DELETE": 25, "USER_CHANGE_PASSWORD": 26, "USER_GRANT_ROLE": 27, "USER_REVOKE_ROLE": 28}
     numbers |= {"ROLE_ADD": 29, "ROLE_DELETE": 30, "ROLE_GRANT_PERMISSION": 31, "ROLE_REVOKE_PERMISSION": 32}
-    numbers |= {"ALARM": 40, "AS_NODE": 41}
+    numbers |= {"ALARM": 40, "AS_NODE": 41, "HASH_CHECK": 42, "HASH_FOUND": 43, "DOWNGRADE": 44}
     assert {kind.name: int(kind) for kind in CommandKind} == numbers
 
 
