@@ -336,8 +336,8 @@ def test_a_failed_status_is_passed_on_as_it_is(gateway: GatewayCore) -> None:
 
 
 def test_nothing_is_asked_for_at_the_start() -> None:
-    """Raft and applier say by themselves where they stand; the core has no deadline before somebody asks."""
+    """Raft and applier say by themselves where they stand; nothing is due but the first comparison of stores."""
     gateway = make_core()
     assert gateway.start(Millis(0)) == []
-    assert gateway.deadline is None
+    assert gateway.deadline == gateway.config.storage.integrity_check_interval_ms
     assert gateway.handle(local.Beat(), Source("raft"), Millis(0)) == []

@@ -88,7 +88,6 @@ def test_message_over_the_receive_limit_is_refused(channel: grpc.Channel) -> Non
         ("/etcdserverpb.KV/Nope", "unknown method Nope for service etcdserverpb.KV"),
         ("/nope.Service/Method", "unknown service nope.Service"),
         ("/nope", 'malformed method name: "/nope"'),
-        ("/etcdserverpb.Maintenance/Downgrade", "method Downgrade not implemented"),
     ],
 )
 def test_what_is_not_served_is_unimplemented(channel: grpc.Channel, path: str, text: str) -> None:
