@@ -82,6 +82,8 @@ class RequestFields:
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
         self.metadata: dict[bytes, bytes] = {}
         """The RPC's metadata: what comes as `Grpc-Metadata-*`, and `Authorization` as it is."""
+        self.announced_bytes = 0
+        """How long its body says to be; 0: it does not say."""
         self._timeout: bytes | None = None
         for name, value in fields:
             if name.startswith(_METADATA):
@@ -90,6 +92,8 @@ class RequestFields:
                 self.metadata[name] = value
             elif name == b"grpc-timeout":
                 self._timeout = value
+            elif name == b"content-length" and value.isdigit():
+                self.announced_bytes = int(value)
 
     def timeout_ms(self) -> int | None:
         """How long the client waits, or None.
@@ -128,6 +132,10 @@ class JsonGateway:
             if scope["method"] != "POST":
                 raise GrpcFault(GrpcCode.UNIMPLEMENTED, "Method Not Allowed")
             fields = RequestFields(scope["headers"])
+            body_max = BODY_FACTOR * self.shared.message_bytes_max
+            if fields.announced_bytes > body_max:
+                # Who waits for an answer before it sends so much would otherwise wait for ever.
+                raise too_large(fields.announced_bytes, body_max)
             # Locks and watches take as long as they take: they must not be in the way of pages that are being made.
             scope.get("extensions", {}).get("actd.wait", _no_wait)(patient=route.entry.stream is not None)
             if route.entry.stream is not None:

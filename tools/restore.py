@@ -114,7 +114,7 @@ def _hash(engine: RocksEngine, built: Built) -> int:
 
 @app.command()
 def main(
-    snapshot: Annotated[Path, typer.Argument(help="what `etcdctl snapshot save` or `client.snapshot` has written")],
+    snapshot: Annotated[Path, typer.Argument(help="what `etcdctl snapshot save` has written, here or at etcd")],
     cluster_file: Annotated[Path, typer.Argument(help="the cluster file of the new cluster")],
     data_dir: Annotated[
         Path | None, typer.Option(help="parent of the data directories, as tools.launch takes it")

@@ -5,9 +5,10 @@ import dataclasses
 import pytest
 
 from protocol.config import RaftConfig
+from protocol.errors import ErrorCode
 from protocol.peer import AppendEntries
 from protocol.types import MemberId, Millis
-from raft import spares, transfer
+from raft import membership, spares, transfer
 from raft.durability import PersistBatch
 from sim.core_cluster import CoreCluster, Wire
 
@@ -177,3 +178,20 @@ def test_an_unattended_follower_lets_its_disk_answer_late() -> None:
         pass
     assert allowed(5 - late) == [0]
     cluster.settle()
+
+
+def test_a_leader_removed_by_the_word_of_a_spare_follower_ends_its_office_in_peace() -> None:
+    """The commit that ends an office may come from a follower fed late: nobody is appointed any more."""
+    cluster = led(4)
+    core = cluster.core(1)
+    rest = {member: record for member, record in core.configuration.members.items() if member != 1}
+    assert membership.change_members(core, tuple(sorted(rest)), (), rest) is ErrorCode.OK
+    cluster[1].turn()
+    while core.configuration.joint:
+        assert cluster.deliver() or any(member.persist() for member in cluster.members.values())
+    # The entry that leaves the joint configuration is appended: two of three are to confirm it at once.
+    (late,) = spare(cluster)
+    cluster.crash(min({2, 3, 4} - {late}))
+    cluster.advance(CONFIG.unattended_delay_ms)
+    assert core.leading is None, "it is no member any more"
+    assert core.configuration.voters == (2, 3, 4)
