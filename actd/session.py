@@ -504,7 +504,8 @@ class Session:
 
     def _count_taken(self, frame_bytes: int) -> None:
         self._bytes_taken += frame_bytes
-        if self._bytes_taken - self._bytes_told >= TAKEN_STEP_BYTES:
+        # While a greeting is under way the door may have begun another conversation, in which nothing was sent yet.
+        if self.greeting is not Greeting.ASKED and self._bytes_taken - self._bytes_told >= TAKEN_STEP_BYTES:
             self._bytes_told = self._bytes_taken
             self._frame(RepliesTaken(bytes_taken=self._bytes_taken))
 
