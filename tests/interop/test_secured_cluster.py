@@ -174,7 +174,7 @@ def test_a_client_with_an_unknown_key_or_none_is_kept_out(secured: Secured) -> N
 
     wait_until(lambda: refused(secured.curve["mallory"], "key"), WAIT_S)
     wait_until(lambda: refused(None, "protocol"), WAIT_S)
-    assert f"key={secured.curve['mallory'].public.decode()}" in secured.cluster.log
+    assert secured.curve["mallory"].public.decode() in secured.cluster.log
 
 
 def test_a_stranger_in_plain_text_reaches_no_member(secured: Secured) -> None:
