@@ -6,8 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from clusters import Cluster, running
+
+# How long an example takes depends on what else the machine does; what takes for ever meets the time limit of a test.
+hypothesis.settings.register_profile("actd", deadline=None)
+hypothesis.settings.load_profile("actd")
 
 MakeCluster = Callable[..., Cluster]
 RANDOM_SEEDS_FROM = os.environ.setdefault("ACTD_RANDOM_SEEDS_FROM", str(random.randrange(10**6, 10**9)))
