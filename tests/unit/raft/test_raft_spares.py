@@ -135,6 +135,8 @@ def test_watchers_make_a_member_attended_for_an_election_timeout() -> None:
     assert core.attended
     core.tick(Millis(core.now + CONFIG.election_timeout_ms - 1))
     assert core.attended
+    core.tick(Millis(core.now + 1))
+    assert not core.attended
 
 
 def test_a_large_amount_does_not_gather() -> None:
