@@ -226,6 +226,14 @@ class TimeoutNow(PeerMessage):
     """Start an election at once: leadership is being handed to you (thesis 3.10)."""
 
 
+class ConfirmMembership(PeerMessage):
+    """Asked by a member that may not stand for election and hears no leader; it says nothing to the consensus.
+
+    Who was removed is told so by whomever it speaks to, and would not speak otherwise: it hears of its removal from
+    nobody, since a leader feeds only those that belong.
+    """
+
+
 class PeerRefused(Message):
     """Your frames are not accepted, and why: words an operator can act on. Carries no term: it is not raft.
 

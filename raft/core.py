@@ -341,6 +341,7 @@ class Raft:
 _HANDLERS: dict[str, Callable[[Raft, MemberId, PeerMessage], None]] = {
     "RequestVote": election.on_request_vote,
     "RequestVoteReply": election.on_request_vote_reply,
+    "ConfirmMembership": election.on_confirm_membership,
     "TimeoutNow": transfer.on_timeout_now,
     "AppendEntries": following.on_append_entries,
     "Heartbeat": following.on_heartbeat,

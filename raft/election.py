@@ -6,7 +6,7 @@ hears a living leader neither votes nor changes its term for somebody else.
 
 from typing import TYPE_CHECKING
 
-from protocol.peer import PeerMessage, RequestVote, RequestVoteReply
+from protocol.peer import ConfirmMembership, PeerMessage, RequestVote, RequestVoteReply
 from protocol.types import NOBODY, MemberId, Millis, Term
 from raft import membership, replication
 from raft.quorum import VoteResult, vote_result
@@ -44,8 +44,13 @@ def first_timeout(raft: "Raft") -> None:
 def timed_out(raft: "Raft") -> None:
     """No leader was heard: ask around whether an election could be won, without touching the term."""
     raft.elections_tried += 1
-    if not _may_stand(raft) or raft.disk_stuck:
+    may_stand = _may_stand(raft)
+    if not may_stand or raft.disk_stuck:
         reset_timeout(raft)
+        if not may_stand:
+            # Silence may mean that this member was removed: a leader does not feed who does not belong.
+            for voter in raft.configuration.everyone_voting():
+                raft.send(voter, ConfirmMembership(term=raft.term))
         return
     if raft.reluctant and not raft.passed_over:
         raft.passed_over = True
@@ -149,6 +154,10 @@ def hears_a_leader(raft: "Raft") -> bool:
         return True
     heard = raft.heard_leader_at
     return raft.leader != NOBODY and heard is not None and raft.now - heard < raft.config.election_timeout_ms
+
+
+def on_confirm_membership(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:
+    """Say nothing: who asks and was removed has been refused before this, and who belongs will be fed."""
 
 
 def on_request_vote_reply(raft: "Raft", sender: MemberId, message: PeerMessage) -> None:

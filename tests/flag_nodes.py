@@ -54,6 +54,13 @@ class FlagNode:
         wait_until(lambda: READY in self.log or self.ended, START_S, f"{self.name} is ready")
         assert READY in self.log, self.log
 
+    def await_end(self) -> int:
+        """Wait until it ends by itself; return the exit status."""
+        assert self.process is not None, "it was started"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self.process.wait(START_S)
+        raise AssertionError(f"{self.name} still runs after {START_S} s; it said:\n{self.log}")
+
     @property
     def pid(self) -> int:
         """The process that is the node to the outside."""

@@ -279,7 +279,8 @@ def _in_any_order(text: str) -> str:
         if "members" in decoded:
             decoded["members"].sort(key=str)
         return json.dumps(decoded)
-    blocks = text.split("\n\n") if text.startswith('"') else text.splitlines()
+    # Nothing stands between the header and the first member.
+    blocks = re.split(r'\n+(?="ID" : )', text) if text.startswith('"') else text.splitlines()
     return "\n".join(sorted(block.strip("\n") for block in blocks)) if len(blocks) > 1 and "ETCD_" not in text else text
 
 

@@ -176,8 +176,7 @@ def test_a_member_joins_with_the_variables_that_etcdctl_prints(three: FlagCluste
         (row,) = [row for row in rows if row[2] == "s4"]
         assert row[1:5] == ["started", "s4", f"http://127.0.0.1:{peer}", f"http://127.0.0.1:{client}"]
         etcdctl(three.endpoint(0), "member", "remove", row[0])
-        assert node.process is not None
-        assert node.process.wait(START_S) == 1
+        assert node.await_end() == 1
         assert "removed" in node.log
     finally:
         node.close()

@@ -165,6 +165,7 @@ def test_a_gateway_is_restarted_alone(make_node: MakeNode) -> None:
     """A killed gateway comes back under a new incarnation, all others run on and are told."""
     node = make_node({"gateway": "greet"})
     node.await_up()
+    wait_until(lambda: node.heard("raft", "LogCut"), 10, "raft hears the first gateway")
     before = {role: node.pid(role) for role in GROUP}
     os.kill(node.pid("gateway"), signal.SIGKILL)
     node.await_lives(gateway=2)

@@ -5,7 +5,7 @@ import pytest
 from protocol.config import RaftConfig
 from protocol.errors import ErrorCode, PeerFault
 from protocol.membership import ChangeKind, MemberChange
-from protocol.peer import ForwardMemberChange, ForwardMemberChangeReply, Heartbeat
+from protocol.peer import ConfirmMembership, ForwardMemberChange, ForwardMemberChangeReply, Heartbeat
 from protocol.types import Index, MemberId, Millis, Term
 from raft.configuration import Configuration
 from raft.member_changes import Answer
@@ -216,6 +216,20 @@ def test_a_removed_member_never_comes_back(members: Members) -> None:
     assert members.ask(remove(3)) is ErrorCode.OK
     assert members.ask(remove(3)) is ErrorCode.MEMBER_NOT_FOUND
     assert members.ask(add(3)) is ErrorCode.MEMBER_NOT_FOUND
+
+
+def test_a_learner_that_nobody_feeds_asks_whether_it_belongs(members: Members) -> None:
+    """It may not stand for election, so that it would hear of its removal from nobody; who belongs need not ask."""
+    assert members.ask(add(4, learner=True)) is ErrorCode.OK
+    members.cluster.add_member(4)
+    asked: list[int] = []
+    members.cluster.on_put = lambda wire: asked.append(wire.to) if isinstance(wire.message, ConfirmMembership) else None
+    members.cluster.advance(20_000)
+    assert asked == []
+    assert members.ask(remove(4)) is ErrorCode.OK
+    members.cluster.advance(20_000)
+    assert set(asked) == {1, 2, 3}
+    assert len(asked) <= 3 * 20, "once an election timeout"
 
 
 def test_only_a_learner_in_sync_is_promoted(members: Members) -> None:
