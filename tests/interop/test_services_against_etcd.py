@@ -295,7 +295,8 @@ class Etcdctl:
 def test_etcdctl_locks_alike(shops: list[Shop]) -> None:
     """A holder, one that waits, a command under a lock, and what is left."""
     holders = [Etcdctl(shop.address, "lock", "x") for shop in shops]
-    assert holders[0].line() == holders[1].line() == "x/<lease>"
+    assert [holder.line() for holder in holders] == ["x/<lease>"] * 2
+    assert [holder.line() for holder in holders] == [""] * 2, "the value"
     waiters = [Etcdctl(shop.address, "lock", "--ttl=5", "x", "printenv", "ETCD_LOCK_KEY") for shop in shops]
     for shop in shops:
         shop.await_keys(b"x/", 2)
