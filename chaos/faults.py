@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 import psutil
 
+from chaos.members import ShrinkAndGrow
 from chaos.targets import Target
 
 FILLER: Final = "filler"
@@ -335,10 +336,11 @@ FAULTS: Final[dict[str, Callable[[], Fault]]] = {
     "file-system-full": FullFileSystem,
     "clock-jump": ClockJump,
     "broken-transfer": BrokenTransfer,
+    "shrink-and-grow": ShrinkAndGrow,
 }
 """Every fault by its name."""
 ACTD_ONLY: Final = frozenset(
     {name for name in FAULTS if name.startswith(("kill-", "pause-")) and not name.endswith(("-node", "-all"))}
-    | {"loss", "fsync-delay", "fsync-error", "disk-full", "clock-jump", "broken-transfer"}
+    | {"loss", "fsync-delay", "fsync-error", "disk-full", "clock-jump", "broken-transfer", "shrink-and-grow"}
 )
 """Faults that need our actors, our peers' wire, or our switches."""

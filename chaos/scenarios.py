@@ -49,8 +49,8 @@ class Strike:
 
 
 PARTITIONS: Final = ("halves", "leader-alone", "one-way", "ring", "bridge")
-EVERYTHING: Final = tuple(name for name in FAULTS if name != "file-system-full")
-"""All that needs no right to mount."""
+EVERYTHING: Final = tuple(name for name in FAULTS if name not in ("file-system-full", "shrink-and-grow"))
+"""All that needs no right to mount, and leaves the members what they are: others would be hurt while they are few."""
 SCENARIOS: Final[dict[str, Scenario]] = {
     scenario.name: scenario
     for scenario in (
@@ -85,6 +85,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         Scenario("kill-in-partition", ("leader-alone", "kill-node", "kill-raft", "halves"), at_once=2),
         Scenario("bad-day", ("delay", "pause-node", "kill-wal", "fsync-delay", "one-way", "clock-jump"), at_once=3),
         Scenario("five-nodes", ("ring", "bridge", "halves", "kill-node"), nodes=5, fault_s=(4.0, 6.0)),
+        Scenario("members", ("shrink-and-grow",), nodes=5, fault_s=(2.0, 4.0)),
         Scenario("combined", EVERYTHING, at_once=3, fault_s=(2.0, 8.0), quiet_s=(2.0, 8.0)),
     )
 }

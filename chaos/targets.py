@@ -270,6 +270,9 @@ class ActdTarget(Target):
         pairs = [(a, b) for a in self.names for b in self.names if a != b]
         self._proxy_ports = dict(zip(pairs, ports[3 * nodes :], strict=True))
         self.file = self.directory / "cluster.toml"
+        self.joining_file = self.directory / "joining.toml"
+        """The same file for those that joined: they have the ids they were given, not those the file makes."""
+        self._joined: set[str] = set()
         self._write(settings)
         self.config: ClusterConfig = load_config(self.file)
         self._boards = {name: Switchboard(self._board_path(name)) for name in self.names}
@@ -294,6 +297,17 @@ class ActdTarget(Target):
             lines += ["[[nodes]]", f'name = "{name}"']
             lines += [f'client = "127.0.0.1:{client}"', f'peer = "127.0.0.1:{peer}"', f'zmq = "127.0.0.1:{zmq}"']
         self.file.write_text("\n".join(lines) + "\n")
+        self.joining_file.write_text("\n".join(['initial_cluster_state = "existing"', *lines]) + "\n")
+
+    def peer_url(self, name: str) -> str:
+        """What a node's peers dial, as the member table has it."""
+        return f"http://127.0.0.1:{self._ports[name][1]}"
+
+    def rejoin(self, name: str) -> None:
+        """Start a node with an empty disk, as a new member that was added."""
+        shutil.rmtree(self.data_of(name), ignore_errors=True)
+        self._joined.add(name)
+        self.launch(name)
 
     def _board_path(self, name: str) -> Path:
         return self.directory / f"switches-{name}"
@@ -310,7 +324,8 @@ class ActdTarget(Target):
         proxies = [
             f"--proxy={other}=127.0.0.1:{self._proxy_ports[name, other]}" for other in self.names if other != name
         ]
-        command = [sys.executable, "-m", "tools.chaos_node", str(self.file), f"--node={name}"]
+        file = self.joining_file if name in self._joined else self.file
+        command = [sys.executable, "-m", "tools.chaos_node", str(file), f"--node={name}"]
         command += [f"--data-dir={self.directory / 'data'}", f"--switches={self._board_path(name)}", *proxies]
         return self._spawn(name, command)
 

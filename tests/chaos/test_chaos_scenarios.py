@@ -3,6 +3,7 @@
 import os
 import random
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,14 @@ def judge(name: str, door: str, seed: int, directory: Path) -> None:
 def test_quick_selection(name: str, door: str, tmp_path: Path) -> None:
     """A seeded few of the scenarios: every promise is kept."""
     judge(name, door, QUICK_SEED, tmp_path)
+
+
+def test_three_become_one_and_three_again(tmp_path: Path) -> None:
+    """Members are removed under load, the leader first, and come back anew: nothing acknowledged is lost."""
+    scenario = replace(SCENARIOS["members"], nodes=3)
+    verdict = run(Settings(scenario, QUICK_SEED, 5.0), tmp_path / "run")
+    assert verdict.ok, shown(verdict)
+    assert verdict.faults["shrink-and-grow"], "members came and went"
 
 
 @pytest.mark.chaos

@@ -138,7 +138,7 @@ def test_a_cut_link_ends_connections_and_takes_no_new_ones(network: Network) -> 
         network.shape("a", "b", mode="cut")
         with pytest.raises(ConnectionError):
             connection.recv(100)
-    with network.connect() as refused, contextlib.suppress(ConnectionError):
+    with contextlib.suppress(ConnectionError), network.connect() as refused:
         assert refused.recv(100) == b""
     network.shape("a", "b", mode="open")
     with network.connect() as connection:
