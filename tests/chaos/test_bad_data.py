@@ -142,7 +142,10 @@ def two_of_three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         made.launch("n2")
         made.start("n1", "n3")
         made.await_serving("n2")
+        first = segments(made.data / "n2")[0]
         write(made, KEYS)
+        # Without a mark the log alone would do: a node whose store is gone would rightly start.
+        wait_until(lambda: not first.exists(), 30, "the log of n2 is cut")
         assert not missing(made, KEYS, "n2")
         launcher = made.launcher_of("n2")
         launcher.terminate()

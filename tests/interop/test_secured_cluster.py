@@ -181,16 +181,20 @@ def test_a_stranger_in_plain_text_reaches_no_member(secured: Secured) -> None:
     """Whoever finds a peer port and speaks ZeroMQ without keys is counted and not heard."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     stranger = context.socket(zmq.PUSH)
+
+    def counted() -> bool:
+        with pytest.raises(zmq.Again):
+            stranger.send(b"let me in")
+        return 'actd_curve_refused_total{door="peers",reason="protocol"}' in secured.metrics("n1")
+
     try:
         stranger.setsockopt(zmq.IMMEDIATE, 1)
         stranger.setsockopt(zmq.SNDTIMEO, 500)
         stranger.connect(f"tcp://127.0.0.1:{secured.cluster.ports['n1'][1]}")
-        with pytest.raises(zmq.Again):
-            stranger.send(b"let me in")
+        wait_until(counted, WAIT_S, "it is counted")
     finally:
         stranger.close(linger=0)
         context.term()
-    wait_until(lambda: 'actd_curve_refused_total{door="peers",reason="protocol"}' in secured.metrics("n1"), WAIT_S)
 
 
 def test_a_follower_that_fell_behind_gets_a_snapshot_under_curve(secured: Secured) -> None:
