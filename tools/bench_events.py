@@ -21,6 +21,7 @@ from rich.console import Console
 
 from protocol.wire import rpc_pb2 as rpc
 from tools import bench_grpc
+from tools.bench_expiry import expiry
 from tools.bench_grpc import ACK, DATA, END_HEADERS, HEADERS, PING, SETTINGS, BenchFailed, frame
 from tools.bench_targets import Actd, Etcd, Target, pss_bytes
 
@@ -33,7 +34,7 @@ POLL_S: Final = 0.02
 DELIVERY_S: Final = 60.0
 """How long deliveries may take after the last put."""
 PUTS: Final = 12_000
-CASES: Final = ("watch", "fan", "idle", "lease", "txn", "kubernetes")
+CASES: Final = ("watch", "fan", "idle", "lease", "txn", "kubernetes", "expiry")
 
 
 class WatchConnection(asyncio.Protocol):
@@ -259,6 +260,7 @@ LOADS: Final[dict[str, Callable[[Target], Coroutine[object, object, dict[str, fl
     "lease": lease,
     "txn": txn,
     "kubernetes": kubernetes,
+    "expiry": expiry,
 }
 
 
