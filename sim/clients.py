@@ -83,7 +83,7 @@ class SimClient:
         self.probing = False
         self.probe_answers = 0
         self._rng = rng
-        self._workload = Workload(rng, number)
+        self._workload = self.make_workload(rng)
         self._seen = Seen(mod_revisions={})
         self._node: SimNode = rng.choice(world.nodes)
         self._open: Call | None = None
@@ -93,6 +93,10 @@ class SimClient:
         """Calls it makes one after another before it thinks for as many times as long."""
         self._calls_in_burst = 0
         self._timeout_ms = max(50, int(unit_us * rng.choice((0.5, 2, 5)) / 1000))
+
+    def make_workload(self, rng: random.Random) -> Workload:
+        """Return what this client asks for."""
+        return Workload(rng, self.number)
 
     @property
     def waiting(self) -> bool:

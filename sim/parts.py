@@ -16,7 +16,7 @@ from actors.snapshot_sender import SnapshotSender
 from actors.wal import WalActor
 from gateway.calls import whole
 from gateway.core import GatewayCore
-from gateway.methods import METHODS
+from gateway.methods import KEEP_ALIVE, METHODS
 from protocol.config import ClusterConfig
 from protocol.identity import NodeIdentity
 from protocol.local import SpawnRequested
@@ -36,6 +36,10 @@ _METHODS: Final = {
     "delete": METHODS[b"/etcdserverpb.KV/DeleteRange"],
     "txn": METHODS[b"/etcdserverpb.KV/Txn"],
     "compact": METHODS[b"/etcdserverpb.KV/Compact"],
+    "grant": METHODS[b"/etcdserverpb.Lease/LeaseGrant"],
+    "revoke": METHODS[b"/etcdserverpb.Lease/LeaseRevoke"],
+    "keep_alive": KEEP_ALIVE,
+    "time_to_live": METHODS[b"/etcdserverpb.Lease/LeaseTimeToLive"],
 }
 
 

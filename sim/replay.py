@@ -12,24 +12,35 @@ from google.protobuf.message import Message as ProtoMessage
 
 from protocol.command import CommandKind, decode_batch
 from protocol.errors import WIRE_ERRORS, ClientError, ErrorCode
+from protocol.lease import decode_upkeep
 from protocol.types import Entry, EntryKind
-from protocol.wire.rpc_pb2 import CompactionRequest, DeleteRangeRequest, PutRequest, TxnRequest
+from protocol.wire.rpc_pb2 import (
+    CompactionRequest,
+    DeleteRangeRequest,
+    LeaseGrantRequest,
+    LeaseRevokeRequest,
+    PutRequest,
+    TxnRequest,
+)
 from sim.clients import Call, History
 from sim.kv_model import KvModel
 from sim.trouble import SimulationFailed
-from sim.workload import RESPONSES
+from sim.workload import OF_THE_LESSOR, RESPONSES
 
 _REQUESTS: Final[dict[int, type[Any]]] = {
     CommandKind.PUT: PutRequest,
     CommandKind.DELETE_RANGE: DeleteRangeRequest,
     CommandKind.TXN: TxnRequest,
     CommandKind.COMPACT: CompactionRequest,
+    CommandKind.LEASE_GRANT: LeaseGrantRequest,
+    CommandKind.LEASE_REVOKE: LeaseRevokeRequest,
 }
 _COMPARISONS: Final = (CommandKind.HASH_CHECK, CommandKind.HASH_FOUND)
 _APPLIED_ERRORS: Final = {
     ErrorCode.COMPACTED,
     ErrorCode.FUTURE_REVISION,
     ErrorCode.KEY_NOT_FOUND,
+    ErrorCode.LEASE_EXISTS,
     ErrorCode.LEASE_NOT_FOUND,
     ErrorCode.NO_SPACE,
 }
@@ -67,10 +78,16 @@ class Replay:
     first_position: dict[int, int] = field(default_factory=lambda: {1: 0})
     """Revision to the first position at which the store is at it."""
     batches_repeated: int = 0
+    ends: dict[int, int] = field(default_factory=dict)
+    """Lease to the index of the entry that ended it, by its owner's wish or because its time was over."""
+    run_out: set[int] = field(default_factory=set)
+    """Those whose time was over."""
     _windows: dict[int, tuple[int, set[int]]] = field(default_factory=dict)
 
     def add(self, entry: Entry) -> None:
         """Apply one committed entry to the model."""
+        if entry.kind == EntryKind.LEASE_UPKEEP:
+            self._expire(entry)
         if entry.kind != EntryKind.COMMANDS:
             return
         origin, commands = decode_batch(entry.data)
@@ -87,9 +104,27 @@ class Replay:
                 # Nobody's call: stores are compared, which changes nothing that a client sees.
                 assert command.body[0] in _COMPARISONS, f"a member made command {command.body[0]} by itself"
                 continue
-            self._apply(command.kind, command.body)
+            self._apply(command.kind, command.body, entry.index)
 
-    def _apply(self, kind: int, body: bytes) -> None:
+    def _expire(self, entry: Entry) -> None:
+        """End what a leader says has run out, if it says so in its own term: a deposed one expires nothing."""
+        upkeep = decode_upkeep(entry.data)
+        for lease, granted in upkeep.expired if upkeep.term == entry.term else ():
+            before = self.model.revision
+            if self.model.expire(lease, granted):
+                self.ends[lease] = entry.index
+                self.run_out.add(lease)
+            if self.model.revision != before:
+                self._note_position()
+
+    def _note_position(self) -> None:
+        """The log has come one step further."""
+        position = len(self.revisions)
+        self.revisions.append(self.model.revision)
+        self.compactions.append(self.model.compacted)
+        self.first_position.setdefault(self.model.revision, position)
+
+    def _apply(self, kind: int, body: bytes, index: int) -> None:
         model = self.model
         request = _REQUESTS[kind].FromString(body)
         code = int(ErrorCode.OK)
@@ -101,15 +136,17 @@ class Replay:
                 response = model.delete_range(request)
             elif kind == CommandKind.TXN:
                 response = model.txn(request)
+            elif kind == CommandKind.LEASE_GRANT:
+                response = model.lease_grant(request, index)
+            elif kind == CommandKind.LEASE_REVOKE:
+                response = model.lease_revoke(request)
+                self.ends[request.ID] = index
             else:
                 response = model.compact(request)
         except ClientError as error:
             code = int(error.code)
-        position = len(self.revisions)
-        self.outcomes.setdefault(body, []).append(Outcome(position, code, response))
-        self.revisions.append(model.revision)
-        self.compactions.append(model.compacted)
-        self.first_position.setdefault(model.revision, position)
+        self.outcomes.setdefault(body, []).append(Outcome(len(self.revisions), code, response))
+        self._note_position()
 
     def at(self, position: int) -> KvModel:
         """The model as it was after `position`; for reading only."""
@@ -175,7 +212,7 @@ def _check_writes_known(history: History, replay: Replay) -> None:
 
 
 def _check_answer(call: Call, replay: Replay, floors: _Floors) -> None:
-    if call.silent:
+    if call.silent or call.request.method in OF_THE_LESSOR:
         return
     code = ErrorCode(call.code or 0)
     if call.request.writes:

@@ -37,6 +37,8 @@ class Options:
     """Consensus alone with changes of membership (`sim.core_run`); no other option but the next concerns it."""
     wishes: bool = False
     """The changes are asked for as clients ask (`sim.core_wishes`)."""
+    leases: bool = False
+    """Clients hold leases (`sim.lease_run`), for a time of its own: `ticks` and `clients` do not concern it."""
     nodes: int | None = None
     ticks: int = 100
     """Length of the fault phase; a tick is a tenth of an election timeout."""
@@ -119,18 +121,18 @@ def run_seed(
         settings={**describe(config), **_active(weather)},
     )
     try:
-        _storm(world, options)
-        _heal(world, report)
-        _converge(world, report)
+        storm(world, options)
+        heal(world, report)
+        converge(world, report)
         _judge(world)
     except SimulationFailed as failure:
         report.failure = failure
         report.story = world.trace.story()
-    _fill(world, report)
+    fill(world, report)
     return report
 
 
-def _storm(world: World, options: Options) -> None:
+def storm(world: World, options: Options) -> None:
     """Safety: boot, load, and whatever the weather brings."""
     unit_us = world.config.raft.election_timeout_ms * 1000
     luck = world.rng("storm")
@@ -142,7 +144,7 @@ def _storm(world: World, options: Options) -> None:
     world.run_until(options.ticks * unit_us // 10)
 
 
-def _heal(world: World, report: Report) -> None:
+def heal(world: World, report: Report) -> None:
     """Liveness: with every machine and link sound, every node serves writes within a bound."""
     world.faulty = False
     world.note("-", "fault", "heal")
@@ -165,7 +167,7 @@ def _heal(world: World, report: Report) -> None:
         raise SimulationFailed("every call is answered", "calls are still open after the healing")
 
 
-def _converge(world: World, report: Report) -> None:
+def converge(world: World, report: Report) -> None:
     """Convergence: without load all nodes have applied the same entries and hold the same bytes within a bound."""
     began_us = world.now_us
     end_us = began_us + _bound(world, CONVERGED_WITHIN_TIMEOUTS)
@@ -235,7 +237,8 @@ def _active(weather: Weather) -> dict[str, object]:
     return shown
 
 
-def _fill(world: World, report: Report) -> None:
+def fill(world: World, report: Report) -> None:
+    """Put into the report what the world has met."""
     report.digest = world.trace.digest
     report.virtual_us = world.now_us
     report.events = world.trace.count

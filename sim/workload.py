@@ -16,6 +16,10 @@ from protocol.wire.rpc_pb2 import (
     Compare,
     DeleteRangeRequest,
     DeleteRangeResponse,
+    LeaseGrantResponse,
+    LeaseKeepAliveResponse,
+    LeaseRevokeResponse,
+    LeaseTimeToLiveResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -31,8 +35,14 @@ RESPONSES: Final[dict[str, type[ProtoMessage]]] = {
     "delete": DeleteRangeResponse,
     "txn": TxnResponse,
     "compact": CompactionResponse,
+    "grant": LeaseGrantResponse,
+    "revoke": LeaseRevokeResponse,
+    "keep_alive": LeaseKeepAliveResponse,
+    "time_to_live": LeaseTimeToLiveResponse,
 }
 """Method name to the class of its answer."""
+OF_THE_LESSOR: Final = ("keep_alive", "time_to_live")
+"""Methods whose answers are about time, which no log knows."""
 PREFIX: Final = b"k/"
 PREFIX_END: Final = b"k0"
 _MARK_TAG: Final = b"\xc2\x3e"
@@ -56,6 +66,14 @@ class Seen:
 
     revision: int = 1
     mod_revisions: dict[bytes, int] | None = None
+
+
+def written(method: str, message: ProtoMessage, mark: bytes = b"") -> Request:
+    """Return a request that writes; `mark` makes its bytes differ from those of any other."""
+    body = message.SerializeToString()
+    if mark:
+        body += _MARK_TAG + bytes([len(mark)]) + mark
+    return Request(method, message, body, writes=True)
 
 
 class Workload:
@@ -99,11 +117,7 @@ class Workload:
     # --- shapes ----------------------------------------------------------------------------------
 
     def _request(self, method: str, message: ProtoMessage, *, marked: bool = False) -> Request:
-        body = message.SerializeToString()
-        if marked:
-            mark = self._unique()[:20]
-            body += _MARK_TAG + bytes([len(mark)]) + mark
-        return Request(method, message, body, writes=True)
+        return written(method, message, self._unique()[:20] if marked else b"")
 
     def _unique(self) -> bytes:
         return b"c%d.%d" % (self._client, self._made)

@@ -74,6 +74,8 @@ class World:
         self.nodes = [SimNode(self, founder, self.rng(f"node:{founder.name}")) for founder in self.founders]
         self.logs = Checkers({node.name: node.member for node in self.nodes})
         self.states = SameState()
+        self.listeners: list[Callable[[Process, Message], None]] = []
+        """Whoever else looks at local messages as they leave."""
         self.peers = PeerTraffic(self, self.rng("peers"))
         self.faults = FaultInjector(self)
         count = luck.randint(2, 8)
@@ -143,6 +145,8 @@ class World:
     def observe_send(self, process: Process, to: str, message: Message) -> None:
         """A local message leaves."""
         self.logs.on_send(process, to, message)
+        for listener in self.listeners:
+            listener(process, message)
         if isinstance(message, LeadershipChanged):
             self._on_leadership(process, message)
         elif isinstance(message, LogRecovered | StoreOpened):

@@ -23,6 +23,7 @@ from rich.table import Table
 
 from sim.core_run import run_core_seed
 from sim.core_wishes import CoreWishes
+from sim.lease_run import run_lease_seed
 from sim.minimize import minimize as shrink
 from sim.run import Options, Report, run_seed
 from sim.weather import KINDS, KNOBS
@@ -47,6 +48,7 @@ def main(
     knobs: Annotated[str, typer.Option(help="Comma list of configured values to be hostile, or none.")] = "",
     core: Annotated[bool, typer.Option(help="Run consensus alone, with changes of membership.")] = False,
     wishes: Annotated[bool, typer.Option(help="With --core: members are asked for changes as clients ask.")] = False,
+    leases: Annotated[bool, typer.Option(help="Clients hold leases and a lock; every lease runs out.")] = False,
     minimize: Annotated[bool, typer.Option(help="Shrink the first run that fails.")] = False,
     status: Annotated[bool, typer.Option(help="Print one line of fixed columns per event (one seed only).")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -60,6 +62,7 @@ def main(
     options = Options(
         core=core or wishes,
         wishes=wishes,
+        leases=leases,
         nodes=nodes,
         clients=clients,
         ticks=ticks,
@@ -83,7 +86,7 @@ def main(
     failed = [report for report in reports if report.failure is not None]
     for report in failed[:FAILURES_SHOWN_MAX]:
         _print_failure(console, report, options)
-    if failed and minimize and not options.core:
+    if failed and minimize and not options.core and not options.leases:
         _minimize(console, failed[0], options)
     if failed:
         raise typer.Exit(1)
@@ -175,6 +178,8 @@ def _timed(seed: int, options: Options, show: Callable[[str], None] | None = Non
     began_s = time.process_time()
     if options.core:
         report = run_core_seed(seed, mix=CoreWishes(seed) if options.wishes else None)
+    elif options.leases:
+        report = run_lease_seed(seed, options, show=show)
     else:
         report = run_seed(seed, options, show=show)
     report.cpu_s = time.process_time() - began_s
@@ -185,7 +190,8 @@ def _flags(options: Options) -> list[str]:
     """What makes another run one with these options."""
     if options.core:
         return ["--core", "--wishes"] if options.wishes else ["--core"]
-    flags = [] if options.ticks == TICKS else ["--ticks", str(options.ticks)]
+    flags = ["--leases"] if options.leases else []
+    flags += [] if options.ticks == TICKS else ["--ticks", str(options.ticks)]
     for name in ("nodes", "clients"):
         number = getattr(options, name)
         flags += [] if number is None else [f"--{name}", str(number)]
