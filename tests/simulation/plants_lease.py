@@ -13,8 +13,9 @@ from plants import planted
 from actors.lessor import Lessor
 from protocol.lease import decode_upkeep
 from protocol.types import Entry, Millis
+from sim.lease_run import run_lease_seed
 from sim.parts import ProductionParts
-from sim.run import Report
+from sim.run import Options, Report
 from sim.trouble import SimulationFailed
 from storage.layout import LeaseRecord
 from storage.mvcc import MvccStore
@@ -83,6 +84,19 @@ def _step(model: LeaseModel, rng: random.Random) -> None:
         model.elect(rng.choice((0, 1500, 3000)), upkeep_survives=rng.random() < 0.5)
 
 
+@dataclass(frozen=True)
+class LeaseNodes:
+    """Whole nodes whose clients hold leases."""
+
+    name: str = "nodes and leases"
+
+    def run(self, seed: int, parts: type[ProductionParts] | None) -> Report:
+        """Run the simulator."""
+        assert parts is None, "clients with leases bring what they need"
+        return run_lease_seed(seed, Options(nodes=3))
+
+
+LEASE_NODES = LeaseNodes()
 LEASE_WORLD = Leases()
 KEPT = "leases keep their promises"
 
@@ -130,3 +144,38 @@ def answers_before_taking_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def forgets_inherited_leases(monkeypatch: pytest.MonkeyPatch) -> None:
     """The new leader knows only what is granted in its own time."""
     monkeypatch.setattr(Lessor, "_take_over", lambda lessor, _reader: setattr(lessor, "_cursor", None))
+
+
+@planted("a lease given up a little before its time", LEASE_NODES, "no lease is cut short", 4)
+def gives_up_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The leader's timer runs out 400 ms before what was granted is over."""
+    honest = Lessor._add
+
+    def add(lessor: Lessor, lease: Any, record: LeaseRecord, expires_at: Millis, record_at: Millis) -> Any:
+        return honest(lessor, lease, record, Millis(expires_at - 400), record_at)
+
+    monkeypatch.setattr(Lessor, "_add", add)
+
+
+@planted("a keep-alive answered for a lease that has ended", LEASE_NODES, "an end is an end", 12)
+def revives_the_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever asks is promised a time."""
+    honest = Lessor.keep_alive
+
+    def keep_alive(lessor: Lessor, lease: int, reader: Any, confirmed_at: Millis, now: Millis) -> int | None:
+        ttl_s = honest(lessor, lease, reader, confirmed_at, now)
+        return ttl_s if ttl_s != 0 else 2
+
+    monkeypatch.setattr(Lessor, "keep_alive", keep_alive)
+
+
+@planted("a remaining time told shorter than was promised", LEASE_NODES, "remaining is never short", 10)
+def tells_too_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two seconds less than are left."""
+    honest = Lessor.remaining
+
+    def remaining(lessor: Lessor, lease: int, reader: Any, confirmed_at: Millis, now: Millis) -> Any:
+        left = honest(lessor, lease, reader, confirmed_at, now)
+        return left if left is None or left[0] < 0 else (max(0, left[0] - 2), left[1])
+
+    monkeypatch.setattr(Lessor, "remaining", remaining)
