@@ -68,6 +68,8 @@ class History:
 
     records: list[Record] = field(default_factory=list)
     began_us: int = field(default_factory=lambda: now_us())
+    newest_revision: int = 0
+    """The newest revision of any answer."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def invoke(self, client: str, door: str, workload: str, request: Message, note: dict[str, object]) -> Record:
@@ -82,6 +84,8 @@ class History:
         record.returned_us = now_us() - self.began_us
         record.response = response
         record.outcome = "ok"
+        with self._lock:
+            self.newest_revision = max(self.newest_revision, record.revision)
 
     def refused(self, record: Record, outcome: Outcome, error: str) -> None:
         """Note that a call came to an end without an answer. What may still take effect never returns."""

@@ -12,9 +12,12 @@ from chaos.history import FOREVER_US, Record
 from chaos.judge import checker_history
 from chaos.run import Event, Verdict
 from checker.drawing import draw
+from checker.feed import write_feed
 from checker.history import write_history
 
 HISTORY: Final = "history.jsonl"
+FEED: Final = "feed.jsonl"
+"""What every revision changed, if a watcher of all keys heard it without a gap."""
 FAULTS: Final = "faults.jsonl"
 VERDICT: Final = "verdict.json"
 PLOT: Final = "plot.png"
@@ -28,6 +31,9 @@ def write(verdict: Verdict, directory: Path) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / HISTORY).open("w") as file:
         write_history(file, checker_history(verdict.history))
+    if verdict.feed is not None:
+        with (directory / FEED).open("w", encoding="utf-8") as file:
+            write_feed(file, verdict.feed)
     with (directory / FAULTS).open("w") as file:
         for event in verdict.events:
             row = {"at_s": event.at_us / 1e6, "kind": event.kind, "fault": event.fault, "text": event.text}
@@ -58,6 +64,8 @@ def summary(verdict: Verdict) -> dict[str, Any]:
         "workloads": dict(sorted(Counter(record.workload for record in verdict.history.records).items())),
         "faults": dict(sorted(verdict.faults.items())),
         "linearizability": verdict.judgement.text().splitlines()[0] if verdict.judgement is not None else "not judged",
+        "judged_in_s": round(verdict.judged_in_s, 1),
+        "feed": verdict.feed_told,
         "host_stood_still_s": [round(length, 2) for _, length in verdict.standstills],
     }
 

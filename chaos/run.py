@@ -20,14 +20,16 @@ from typing import Final
 from chaos.clients import ChaosClient, repeat
 from chaos.doors import Door, GrpcDoor, ZmqDoor, ask
 from chaos.faults import FAULTS, Fault, revive
+from chaos.feed import FeedWatcher
 from chaos.history import History
 from chaos.host import StandstillWatch, turn
-from chaos.judge import linearizability
+from chaos.judge import checker_history, cross_check, linearizability
 from chaos.revisions import RevisionChecker
 from chaos.scenarios import Scenario, Strike, plan
 from chaos.targets import Target, await_leader, make_target
 from chaos.workloads import WORKLOADS
 from chaos.workloads.base import Workload
+from checker.feed import Feed
 from checker.judge import Judgement
 from protocol.wire import rpc_pb2 as rpc
 
@@ -88,6 +90,11 @@ class Verdict:
     faults: Counter[str] = field(default_factory=Counter)
     judgement: Judgement | None = None
     """What the search for a linearization found."""
+    judged_in_s: float = 0.0
+    feed: Feed | None = None
+    """What every revision changed, as a watcher of all keys was told; None with a gap: then it settles nothing."""
+    feed_told: str = "there was none"
+    """What came of that watcher, for people."""
 
     @property
     def ok(self) -> bool:
@@ -147,40 +154,71 @@ class _Run:
         self._stopping = threading.Event()
         self._workloads: list[Workload] = [WORKLOADS[name]() for name in settings.scenario.workloads]
         self._crashes: list[str] = []
+        endpoints = [target.grpc(name) for name in target.names]
+        self._feed = FeedWatcher(endpoints, lambda: self._history.newest_revision)
 
     def run(self) -> Verdict:
         """Load, strike, heal, read everything, judge."""
-        verdict = self._verdict
         with self._clients() as clients:
-            for workload in self._workloads:
-                workload.prepare(clients[0])
-            threads = [threading.Thread(target=self._work, args=(client,)) for client in clients]
-            if self._settings.scenario.compacts:
-                threads.append(threading.Thread(target=self._compact))
-            for thread in threads:
-                thread.start()
+            self._feed.start()
             try:
-                self._strike()
-                self._heal()
+                self._load(clients)
+                self._compare_stores()
+                self._hear_all()
             finally:
-                self._stopping.set()
-                for thread in threads:
-                    thread.join()
-            for workload in self._workloads:
-                workload.conclude(clients[0])
-            self._compare_stores()
+                self._verdict.feed = self._feed.stop()
+        self._judge()
+        return self._verdict
+
+    def _load(self, clients: list[ChaosClient]) -> None:
+        """Let clients work while the faults strike, and until all is healed; then read everything."""
+        for workload in self._workloads:
+            workload.prepare(clients[0])
+        threads = [threading.Thread(target=self._work, args=(client,)) for client in clients]
+        if self._settings.scenario.compacts:
+            threads.append(threading.Thread(target=self._compact))
+        for thread in threads:
+            thread.start()
+        try:
+            self._strike()
+            self._heal()
+        finally:
+            self._stopping.set()
+            for thread in threads:
+                thread.join()
+        for workload in self._workloads:
+            workload.conclude(clients[0])
+
+    def _hear_all(self) -> None:
+        """Wait until the watcher of all keys has heard of everything that anybody was answered."""
+        until = self._watch.awake_s() + HEAL_S
+        while not self._feed.caught_up():
+            if self._watch.awake_s() > until:
+                self._verdict.liveness.append(f"a watcher of all keys had not heard everything after {HEAL_S:.0f} s")
+                return
+            time.sleep(0.05)
+
+    def _judge(self) -> None:
+        """Hold everything that was recorded against what was promised."""
         self._note("judging")
+        verdict = self._verdict
+        verdict.feed_told = self._feed.text()
+        verdict.safety += self._feed.log.faults
         for workload in self._workloads:
             verdict.safety += workload.check(list(self._history.of(workload.name)))
         verdict.safety += RevisionChecker(self._history.records).check()
-        verdict.judgement = linearizability(self._history)
+        began = time.monotonic()
+        verdict.judgement = linearizability(self._history, verdict.feed)
+        verdict.judged_in_s = time.monotonic() - began
         if not verdict.judgement.passed:
             verdict.safety.append(f"linearizability: {verdict.judgement.text()}")
+        if verdict.feed is not None:
+            differs = cross_check(checker_history(self._history), verdict.feed)
+            verdict.safety += [f"feed: {differs}"] if differs else []
         verdict.safety += self._crashes
         good = sum(record.ok for record in self._history.records)
         if good < OK_CALLS_MIN:
             verdict.liveness.append(f"only {good} calls were answered well: nothing was shown")
-        return verdict
 
     # --- clients -----------------------------------------------------------------------------------
 
@@ -223,14 +261,10 @@ class _Run:
         """Compact to a little behind the newest revision, again and again."""
         door = GrpcDoor([self._target.grpc(name) for name in self._target.names])
         client = ChaosClient(-1, self._settings.seed, door, self._history, self._stopping)
-        looked = 0
-        newest = 0
         while not self._stopping.wait(COMPACTION_INTERVAL_S):
-            records = self._history.records
-            newest = max([newest, *(record.revision for record in records[looked:])])
-            looked = max(0, len(records) - 100)
-            if newest > REVISIONS_KEPT:
-                client.record("compaction", rpc.CompactionRequest(revision=newest - REVISIONS_KEPT))
+            revision = self._feed.compactable(self._history.newest_revision - REVISIONS_KEPT)
+            if revision > 0:
+                client.record("compaction", rpc.CompactionRequest(revision=revision))
         client.close()
 
     # --- faults ------------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 Owns one rule. A revision that nobody was answered for was made by a write that could make exactly its changes; where
 one such write is left, it made that revision, and a write that could have made none has not happened. What stays
-ambiguous, such as two deletes of one key, is left to the search. Knows items and plain requests.
+ambiguous, such as two deletes of one key, is left to the search. Owns the file of a feed. Knows items and requests.
 Invariant: a linearization of the settled items is one of the items given, so the feed makes a verdict stricter, never
 kinder: a feed that does not fit the answers ends as a contradiction.
 """
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from typing import TextIO
 
 from checker.items import Item, Role
 from checker.model import branch_of, operation_of
@@ -17,6 +19,36 @@ from checker.resolve import only_ones
 
 Feed = Mapping[int, Mapping[str, str | None]]
 """Revision to what it changed: key to new value, None for a deletion. Complete: no revision is left out."""
+
+
+class UnfitFeed(ValueError):
+    """The record is no feed, or it has a gap."""
+
+
+def write_feed(file: TextIO, feed: Feed) -> None:
+    """Write a feed as JSON lines, one revision each: `{"revision": 2, "changes": {"a": "1", "b": null}}`."""
+    for revision in sorted(feed):
+        file.write(json.dumps({"revision": revision, "changes": feed[revision]}) + "\n")
+
+
+def read_feed(lines: Iterable[str]) -> dict[int, dict[str, str | None]]:
+    """Return the feed that lines of a file hold.
+
+    Raises:
+        UnfitFeed: a line is no revision, or one is missing between it and the line before.
+    """
+    feed: dict[int, dict[str, str | None]] = {}
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            revision, changes = row["revision"], row["changes"]
+            fits = all(value is None or isinstance(value, str) for value in changes.values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UnfitFeed(f"line {number}: {error!r}") from error
+        if not changes or not fits or revision != len(feed) + 2:
+            raise UnfitFeed(f"line {number}: not what revision {len(feed) + 2} changed")
+        feed[revision] = changes
+    return feed
 
 
 def settled(items: list[Item], feed: Feed) -> list[Item]:

@@ -64,7 +64,8 @@ def _print(console: Console, verdict: Verdict, into: Path, took_s: float) -> Non
     table.add_row("calls", f"{told['calls']} in {took_s:.0f} s")
     for name in ("outcomes", "workloads", "faults"):
         table.add_row(name, ", ".join(f"{key} {count}" for key, count in told[name].items()) or "none")
-    table.add_row("history", told["linearizability"])
+    table.add_row("history", f"{told['linearizability']}, in {told['judged_in_s']} s")
+    table.add_row("feed", told["feed"])
     table.add_row("host stood still", f"{sum(told['host_stood_still_s']):.1f} s, {len(verdict.standstills)} times")
     table.add_row("report", f"{into}: {HISTORY}, {PLOT}, …")
     console.print(table)

@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from checker.drawing import draw
+from checker.feed import UnfitFeed, read_feed
 from checker.history import UnfitHistory, read_history
 from checker.judge import Judgement, judge
 from checker.search import Answer
@@ -25,6 +26,7 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def main(
     history: Annotated[Path, typer.Argument(help="JSON lines in the form checker/history.py describes.")],
     html: Annotated[Path | None, typer.Option(help="Draw the history into this page.")] = None,
+    feed: Annotated[Path | None, typer.Option(help="JSON lines of what every revision changed.")] = None,
     steps: Annotated[int, typer.Option(help="Choices to try before giving up; 0: by the size of the history.")] = 0,
 ) -> None:
     """Decide whether a history is linearizable, and print its shortest contradiction if it is not.
@@ -34,11 +36,12 @@ def main(
     try:
         with history.open(encoding="utf-8") as lines:
             recorded = read_history(lines)
-    except (UnfitHistory, OSError) as error:
-        print(f"{history}: {error}", file=sys.stderr)
+        changes = read_feed(feed.read_text(encoding="utf-8").splitlines()) if feed is not None else None
+    except (UnfitHistory, UnfitFeed, OSError) as error:
+        print(f"{feed if isinstance(error, UnfitFeed) else history}: {error}", file=sys.stderr)
         raise typer.Exit(UNFIT_STATUS) from error
     began = time.perf_counter()
-    judgement = judge(recorded, steps_max=steps)
+    judgement = judge(recorded, feed=changes, steps_max=steps)
     print(judgement.text())
     print(f"judged in {time.perf_counter() - began:.1f} s")
     if html is not None:

@@ -51,6 +51,7 @@ def test_ten_thousand_calls_with_many_lost_are_judged_in_time(lost: float) -> No
 
 
 @pytest.mark.long
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("lost", [0.01, 0.3])
 def test_fifty_thousand_calls_are_judged_in_time(lost: float) -> None:
     """Within five minutes of one core, with few and with very many unknown outcomes."""

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from histories import MadeUp, listing, pair, put_answer
 
-from chaos.report import FAULTS, HISTORY, LOGS, PLOT, VERDICT, write
+from chaos.report import FAULTS, FEED, HISTORY, LOGS, PLOT, VERDICT, write
 from chaos.requests import get, put
 from chaos.run import Event, Settings, Verdict
 from chaos.scenarios import SCENARIOS
+from checker.feed import read_feed
 from checker.history import Outcome, read_history
 
 
@@ -45,6 +46,19 @@ def test_people_find_the_rest(tmp_path: Path) -> None:
     assert (told["verdict"], told["calls"], told["seed"]) == ("passed", 4, 7)
     assert (tmp_path / "deep" / LOGS / "log-n1-1.txt").read_text() == "hello"
     assert (tmp_path / "deep" / PLOT).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_feed_is_kept_only_if_it_is_whole(tmp_path: Path) -> None:
+    """It can be read again; without one, the verdict says why and there is no file."""
+    whole = verdict()
+    whole.feed, whole.feed_told = {2: {"a": "1"}, 3: {"a": None}}, "2 revisions, all there"
+    write(whole, tmp_path / "whole")
+    assert read_feed((tmp_path / "whole" / FEED).read_text().splitlines()) == whole.feed
+    broken = verdict()
+    broken.feed_told = "settles nothing: a compaction to 9 overtook the watcher at 3; judged without it"
+    write(broken, tmp_path / "broken")
+    assert not (tmp_path / "broken" / FEED).exists()
+    assert json.loads((tmp_path / "broken" / VERDICT).read_text())["feed"] == broken.feed_told
 
 
 def test_a_broken_promise_is_a_failed_verdict(tmp_path: Path) -> None:

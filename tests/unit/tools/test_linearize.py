@@ -1,5 +1,6 @@
 """The command: exit status, text and page for each kind of file."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -46,3 +47,21 @@ def test_the_page_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
     status, _ = _run(tmp_path, [_put(3, 1), _put(2, 3)], "--html", str(page))
     assert status == 1
     assert page.read_text().startswith("<!doctype html>")
+
+
+def test_a_feed_settles_what_nobody_was_answered_for(tmp_path: Path) -> None:
+    """One that fits passes, one that tells of something else is a contradiction, and one with a gap is refused."""
+    feed = tmp_path / "feed.jsonl"
+    lost = Operation("d", "put", {"key": "other", "value": "x"}, 1, None, Outcome.UNKNOWN)
+    history = [_put(2, 1), lost, _put(4, 5)]
+    for lines, status, words in (
+        ([{"k": "v"}, {"other": "x"}, {"k": "v"}], 0, "linearizable: 3 operations"),
+        ([{"k": "v"}, {"third": "x"}, {"k": "v"}], 1, "not linearizable"),
+        ([{"k": "v"}, {}, {"k": "v"}], 2, "line 2: not what revision 3 changed"),
+    ):
+        rows = [json.dumps({"revision": at, "changes": changes}) for at, changes in enumerate(lines, 2)]
+        feed.write_text("\n".join(rows) + "\n")
+        found, text = _run(tmp_path, history, "--feed", str(feed))
+        assert (found, words in text) == (status, True), text
+    feed.write_text(rows[0] + "\n" + rows[2] + "\n")
+    assert _run(tmp_path, history, "--feed", str(feed))[0] == 2
