@@ -6,6 +6,7 @@ seen and every overlap is right, which is all that linearizability is about.
 """
 
 import html
+import re
 from bisect import bisect_left
 from collections.abc import Iterable
 from typing import Final
@@ -39,6 +40,7 @@ pre { font: 12px/1.6 ui-monospace, monospace; white-space: pre-wrap; border-left
 pre.good { border-color: var(--write); }
 .chart { overflow-x: auto; border: 1px solid var(--line); border-radius: 6px; }
 svg { display: block; } text { font: 11px ui-monospace, monospace; fill: var(--ink); pointer-events: none; }
+rect.paper { fill: var(--paper); pointer-events: none; }
 text.soft { fill: var(--soft); } line { stroke: var(--line); }
 rect { stroke: none; } rect:hover { stroke: var(--ink); stroke-width: 1.5; }
 .read { fill: var(--read); } .write { fill: var(--write); } .unknown { fill: var(--unknown); }
@@ -63,6 +65,7 @@ def draw(judgement: Judgement) -> str:
         f"<pre{' class=good' if judgement.passed else ''}>{html.escape(judgement.text())}</pre>",
         _KEY,
         f'<div class="chart">{_chart(judgement, shown)}</div>',
+        _FOLLOW,
         _SCROLL if bad else "",
     ]
     head = f'<meta charset="utf-8"><title>history: {html.escape(title)}</title><style>{_STYLE}</style>'
@@ -80,6 +83,11 @@ _KEY: Final = (
     '<span><i style="border:3px solid var(--bad);width:8px;height:8px"></i>contradiction</span>'
     '<span><i style="border:2px solid var(--near);width:8px;height:8px"></i>concerned</span></p>'
 )
+_FOLLOW: Final = (
+    "<script>const names=document.querySelector('.names');names.closest('.chart').addEventListener('scroll',"
+    "event=>names.setAttribute('transform',`translate(${event.target.scrollLeft} 0)`));</script>"
+)
+"""The clients' names stay in sight however far one scrolls."""
 _SCROLL: Final = (
     "<script>const bad=document.querySelectorAll('rect.bad');const last=bad[bad.length-1];"
     "if(last){const chart=last.closest('.chart');chart.scrollLeft=last.getBBox().x-chart.clientWidth/2;}</script>"
@@ -122,13 +130,14 @@ def _chart(judgement: Judgement, shown: list[int]) -> str:
     for client in clients:
         y = tops[client]
         parts.append(f'<line x1="0" y1="{y - 2}" x2="{width}" y2="{y - 2}"/>')
-        parts.append(f'<text x="8" y="{y + 15}">{html.escape(client[:15])}</text>')
     bad = set(judgement.contradiction.numbers) if judgement.contradiction is not None else set()
     for number in shown:
         client, row = lanes[number]
         emphasis = " bad" if number in bad else " near" if number in judgement.related else ""
         parts.append(_bar(number, operations[number], instants, tops[client] + row * _LANE_PX + 2, emphasis, width))
-    return "\n".join([*parts, "</svg>"])
+    parts.append(f'<g class="names"><rect class="paper" width="{_LABEL_PX - 4}" height="{height + 8}"/>')
+    parts += [f'<text x="8" y="{tops[client] + 15}">{html.escape(client[:15])}</text>' for client in clients]
+    return "\n".join([*parts, "</g></svg>"])
 
 
 def _bar(number: int, operation: Operation, instants: list[int], y: int, emphasis: str, width: int) -> str:
@@ -174,7 +183,6 @@ def _lanes(operations: list[Operation], shown: list[int]) -> dict[int, tuple[str
     return lanes
 
 
-def _natural(name: str) -> tuple[str, int]:
-    """Sorts c2 before c10."""
-    stem = name.rstrip("0123456789")
-    return stem, int(name[len(stem) :] or 0)
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Sorts c2/grpc before c10/grpc."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name) if part]

@@ -245,10 +245,11 @@ class SimNode:
 
     def kill_group(self, why: str) -> None:
         """Kill and reap wal, applier, raft and their helpers; start them again after a while."""
-        if not all(name in self.processes for name in GROUP):
-            return
         if self._stopping:
+            # Some have ended already, and nobody starts the others again: the stop would wait for ever.
             self.lose_power(why)
+            return
+        if not all(name in self.processes for name in GROUP):
             return
         self.world.note(self.name, "supervisor", f"kill_group:{why}")
         for name in list(self.processes):

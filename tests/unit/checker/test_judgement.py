@@ -121,7 +121,7 @@ def test_the_page_draws_every_operation_and_marks_the_contradiction() -> None:
     story.get("k0").shows(41, pair("k0", "36", 38, create=2, version=10))
     story.call(CompactionRequest(revision=3)).lost()
     page = page_of(judge(story.history))
-    assert page.count("<rect ") == len(story.history.operations)
+    assert page.count("<g><rect ") == len(story.history.operations)
     assert len(re.findall(r'<rect class="\w+ bad"', page)) == 2
     assert "<script>'" not in page
     assert "&lt;script&gt;" in page
@@ -142,7 +142,7 @@ def test_a_long_history_is_drawn_around_what_matters(honest: bool) -> None:
     judgement = judge(story.history)
     assert judgement.passed == honest
     page = page_of(judgement)
-    assert page.count("<rect ") <= OPERATIONS_MAX
+    assert page.count("<g><rect ") <= OPERATIONS_MAX
     assert ("bad" in "".join(re.findall(r'<rect class="([^"]*)"', page))) != honest
 
 
@@ -165,3 +165,14 @@ def test_a_server_that_goes_back_is_blamed() -> None:
         judgement = judge(story.history)
         assert judgement.passed == honest
         assert honest or "by n1/1, which had answered" in judgement.text()
+
+
+def test_clients_are_in_the_order_people_count_in() -> None:
+    """The tenth comes after the second, whatever follows the number, and names lie over the bars."""
+    story = Story()
+    for revision, client in enumerate(("c10/grpc", "c2/zmq", "c1/zmq"), 2):
+        story.put("k", client, client).ok(revision)
+    page = page_of(judge(story.history))
+    places = [page.index(f">{client}</text>") for client in ("c1/zmq", "c2/zmq", "c10/grpc")]
+    assert places == sorted(places)
+    assert places[0] > max(found.start() for found in re.finditer("<title>#", page))
