@@ -227,9 +227,19 @@ LOGGING_FLAGS: Final = (
 )
 
 UPKEEP_FLAGS: Final = (
-    Flag("corrupt-check-time", Kind.TIME, "0s", _R, "members do not compare hashes by themselves in this version"),
     Flag(
-        "compact-hash-check-time", Kind.TIME, "1m0s", _N, "members do not compare hashes by themselves in this version"
+        "corrupt-check-time",
+        Kind.TIME,
+        "0s",
+        _M,
+        "how often members compare the next part of their stores; 0: every minute, for it costs little here",
+    ),
+    Flag(
+        "compact-hash-check-time",
+        Kind.TIME,
+        "1m0s",
+        _N,
+        "history is compared whether it was compacted or not, by --corrupt-check-time",
     ),
     Flag("compaction-batch-limit", Kind.NUMBER, "1000", _N, "a compaction works in slices of time between requests"),
     Flag("compaction-sleep-interval", Kind.TIME, "10ms", _N, "a compaction works in slices of time between requests"),

@@ -22,10 +22,12 @@ class Gate(NamedTuple):
 KNOWN_GATES: Final = {
     "StopGRPCServiceOnDefrag": Gate(default=False, here=False, why="a defragmentation does not stop requests"),
     "InitialCorruptCheck": Gate(
-        default=False, here=False, why="members do not compare hashes by themselves in this version"
+        default=False,
+        here=False,
+        why="members compare their stores while they serve (--corrupt-check-time); one that differs is quarantined",
     ),
     "CompactHashCheck": Gate(
-        default=False, here=False, why="members do not compare hashes by themselves in this version"
+        default=False, here=True, why="members always compare their stores, a part at a time, by --corrupt-check-time"
     ),
     "LeaseCheckpoint": Gate(default=False, here=True, why="what is left of a lease always survives an election"),
     "LeaseCheckpointPersist": Gate(default=False, here=True, why="what is left of a lease is always in the log"),

@@ -75,6 +75,7 @@ FLAG_OF_KEY: Final = {
     "compaction.auto_retention_ms": "auto-compaction-retention",
     "compaction.auto_retention_revisions": "auto-compaction-retention",
     "storage.quota_bytes": "quota-backend-bytes",
+    "storage.integrity_check_interval_ms": "corrupt-check-time",
     "watch.progress_notify_interval_ms": "watch-progress-notify-interval",
     "auth.token": "auth-token",
     "auth.token_ttl_s": "auth-token-ttl",
@@ -153,8 +154,7 @@ def plan(settings: Settings, resolve: Resolve, *, begun: bool) -> NodePlan:
             "json_gateway": settings.truth("enable-grpc-gateway"),
         },
     }
-    if settings.says("quota-backend-bytes"):
-        table["storage"] = {"quota_bytes": max(0, settings.number("quota-backend-bytes"))}
+    table["storage"] = _storage_table(settings)
     if "watch-progress-notify-interval" in settings.given:
         table["watch"] = {"progress_notify_interval_ms": settings.milliseconds("watch-progress-notify-interval")}
     election = settings.number("election-timeout")
@@ -206,6 +206,16 @@ def _auth_table(settings: Settings) -> dict[str, Any]:
     table["token"] = settings.text("auth-token")
     if settings.number("auth-token-ttl"):  # nothing means the default, as etcd has it
         table["token_ttl_s"] = settings.number("auth-token-ttl")
+    return table
+
+
+def _storage_table(settings: Settings) -> dict[str, int]:
+    """Return the quota and how often stores are compared, where something is said about them; nothing is not never."""
+    table = {}
+    if settings.says("quota-backend-bytes"):
+        table["quota_bytes"] = max(0, settings.number("quota-backend-bytes"))
+    if settings.says("corrupt-check-time") and (interval_ms := settings.milliseconds("corrupt-check-time")) > 0:
+        table["integrity_check_interval_ms"] = interval_ms
     return table
 
 

@@ -83,6 +83,17 @@ def test_a_flag_wins_over_its_variable_and_says_so() -> None:
     assert len(told) == 2
 
 
+def test_stores_are_compared_as_often_as_etcds_flag_says() -> None:
+    """By either name; its default, spelled out, does not end the comparisons that are made by default here."""
+    for name in ("corrupt-check-time", "experimental-corrupt-check-time"):
+        assert planned(f"--{name}=10m").config.storage.integrity_check_interval_ms == 600_000
+        assert planned(f"--{name}=0s").config.storage.integrity_check_interval_ms == 60_000
+        told = warned(f"--{name}=10m", "--experimental-compact-hash-check-enabled")
+        assert "no effect" not in told
+    told = warned("--experimental-initial-corrupt-check")
+    assert "quarantined" in told
+
+
 def test_old_and_new_name_of_a_flag_exclude_each_other() -> None:
     """As in etcd; the old one alone is heard, and the new one is recommended."""
     assert planned("--experimental-watch-progress-notify-interval=5s").config.watch.progress_notify_interval_ms == 5000
