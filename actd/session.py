@@ -463,6 +463,8 @@ class Session:
         self._refusals = {}
         if self.greeting is Greeting.ASKED:
             self.greeting = Greeting.DONE
+            # The door may wait for it before it sends more.
+            self._tell_taken()
         for door in hello.doors:
             if door not in self.endpoints and self._may_use(door):
                 self.endpoints.append(door)
@@ -505,7 +507,11 @@ class Session:
     def _count_taken(self, frame_bytes: int) -> None:
         self._bytes_taken += frame_bytes
         # While a greeting is under way the door may have begun another conversation, in which nothing was sent yet.
-        if self.greeting is not Greeting.ASKED and self._bytes_taken - self._bytes_told >= TAKEN_STEP_BYTES:
+        if self.greeting is not Greeting.ASKED:
+            self._tell_taken()
+
+    def _tell_taken(self) -> None:
+        if self._bytes_taken - self._bytes_told >= TAKEN_STEP_BYTES:
             self._bytes_told = self._bytes_taken
             self._frame(RepliesTaken(bytes_taken=self._bytes_taken))
 

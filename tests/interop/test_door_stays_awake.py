@@ -157,11 +157,11 @@ def test_pings_are_answered_while_the_zeromq_door_hands_out_large_answers(
 ) -> None:
     """Both doors share a loop, so what one hands out must not hold up the other."""
     assert door, "it has put the large keys"
-    with patient_cluster.client("n1", timeout_s=120) as client:
+    with patient_cluster.client("n1", timeout_s=60) as client:
 
         def work() -> None:
             answers = [client.submit(range_(*LARGE)) for _ in range(2)]
-            assert [len(answer.result(120).pairs) for answer in answers] == [LARGE_KEYS] * 2
+            assert [len(answer.result(60).pairs) for answer in answers] == [LARGE_KEYS] * 2
 
         assert_awake(pinger, work)
 

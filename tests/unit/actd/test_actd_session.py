@@ -184,6 +184,19 @@ def test_pieces_are_taken_and_told(talk: Talk) -> None:
     assert told.bytes_taken > TAKEN_STEP_BYTES
 
 
+@pytest.mark.parametrize("conversation", [1, 2])
+def test_what_was_taken_during_a_greeting_is_told_after_it(talk: Talk, conversation: int) -> None:
+    """The door sends no more until it is told; a door that has begun anew must not hear of the earlier conversation."""
+    (call_id,) = talk.begin(GET)
+    talk.refuse("hello_first")
+    assert isinstance(talk.turn()[0], ClientHello)
+    talk.hear(ReplyPiece(call_id=call_id, piece=b"x" * TAKEN_STEP_BYTES))
+    assert talk.turn() == []
+    talk.greet(conversation)
+    told = [message.bytes_taken for message in talk.turn() if isinstance(message, RepliesTaken)]
+    assert [taken > TAKEN_STEP_BYTES for taken in told] == ([True] if conversation == 1 else [])
+
+
 def test_pieces_of_a_lost_conversation_are_forgotten(talk: Talk) -> None:
     """A read that is asked again is answered by the new pieces alone."""
     (call_id,) = talk.begin(GET)
