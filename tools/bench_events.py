@@ -1,11 +1,11 @@
 """Watches, leases, transactions and what Kubernetes asks: actd and real etcd under the same load, one after the other.
 
 `python -m tools.bench_events`. Each target gets a fresh cluster of three nodes; watchers sit on a member that does not
-lead, over a hundred connections. What was delivered is checked after the clock has stopped: every event once, in order.
+lead, over a hundred connections. What was delivered is checked after the clock has stopped: every event once, in order;
+also where that member dies and comes back while they watch (`resume`).
 """
 
 import asyncio
-import functools
 import json
 import shutil
 import statistics
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Final, cast
+from typing import Annotated, Final
 
 import typer
 import uvloop
@@ -22,142 +22,19 @@ from rich.console import Console
 from protocol.wire import rpc_pb2 as rpc
 from tools import bench_grpc
 from tools.bench_expiry import expiry
-from tools.bench_grpc import ACK, DATA, END_HEADERS, HEADERS, PING, SETTINGS, BenchFailed, frame
+from tools.bench_grpc import BenchFailed
 from tools.bench_targets import Actd, Etcd, Target, pss_bytes
+from tools.bench_watchers import Watchers
 
 app = typer.Typer(add_completion=False, help=__doc__)
 console = Console(width=max(Console().width, 120))
-CONNECTIONS: Final = 100
 VALUE: Final = b"v" * 256
 PUT_PATH: Final = "/etcdserverpb.KV/Put"
-POLL_S: Final = 0.02
-DELIVERY_S: Final = 60.0
-"""How long deliveries may take after the last put."""
 PUTS: Final = 12_000
-CASES: Final = ("watch", "fan", "idle", "lease", "txn", "kubernetes", "expiry")
-
-
-class WatchConnection(asyncio.Protocol):
-    """One connection with one stream of watchers; keeps every response for the check."""
-
-    def __init__(self, creates: list[bytes]) -> None:
-        self._creates = creates
-        self._frames = bytearray()
-        self._messages = bytearray()
-        self.responses: list[bytes] = []
-        self.lost = ""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Ask for every watcher."""
-        self.transport = cast("asyncio.Transport", transport)  # uvloop's is one without saying so
-        asked = [b"\0" + len(body).to_bytes(4, "big") + body for body in self._creates]
-        begin = frame(HEADERS, END_HEADERS, 1, bench_grpc.heads("/etcdserverpb.Watch/Watch")[0])
-        self.transport.write(bench_grpc.opening() + begin + b"".join(frame(DATA, 0, 1, body) for body in asked))
-
-    def data_received(self, data: bytes) -> None:
-        """Take responses apart, and keep them."""
-        self._frames += data
-        for kind, flags, _stream, payload in bench_grpc.frames_in(self._frames):
-            if kind == DATA:
-                self._messages += payload
-            elif kind == SETTINGS and not flags & ACK:
-                self.transport.write(frame(SETTINGS, ACK, 0, b""))
-            elif kind == PING and not flags & ACK:
-                self.transport.write(frame(PING, ACK, 0, payload))
-        messages, at = self._messages, 0
-        while len(messages) - at >= 5:
-            end = at + 5 + int.from_bytes(messages[at + 1 : at + 5], "big")
-            if len(messages) < end:
-                break
-            self.responses.append(bytes(messages[at + 5 : end]))
-            at = end
-        del messages[:at]
-
-    def connection_lost(self, error: Exception | None) -> None:
-        """A stream that ends has lost events."""
-        self.lost = str(error or "the server ended the stream")
-
-
-class Watchers:
-    """All watchers of a load."""
-
-    def __init__(self, keys: list[tuple[bytes, bytes]]) -> None:
-        """`keys` are key and range end of each watcher."""
-        self.count = len(keys)
-        shares = [keys[number::CONNECTIONS] for number in range(CONNECTIONS)]
-        self._creates = [
-            [
-                rpc.WatchRequest(
-                    create_request=rpc.WatchCreateRequest(key=key, range_end=end, watch_id=number)
-                ).SerializeToString()
-                for number, (key, end) in enumerate(share, 1)
-            ]
-            for share in shares
-        ]
-        self.connections: list[WatchConnection] = []
-
-    async def open(self, address: str) -> None:
-        """Connect, and wait until every watcher is created."""
-        host, _, port = address.rpartition(":")
-        loop = asyncio.get_running_loop()
-        for creates in self._creates:
-            _, made = await loop.create_connection(functools.partial(WatchConnection, creates), host, int(port))
-            self.connections.append(made)
-        await self.wait(0)
-
-    @property
-    def heard(self) -> int:
-        """How many responses have come."""
-        return sum(len(connection.responses) for connection in self.connections)
-
-    async def wait(self, events: int) -> None:
-        """Wait until so many events have come, once every watcher was created.
-
-        Raises:
-            BenchFailed: they have not, in time.
-        """
-        until = time.perf_counter() + DELIVERY_S
-        while self.heard < self.count + events:
-            before = self.heard
-            await asyncio.sleep(POLL_S)
-            if self.heard != before:
-                continue
-            # Events may share a response: when nothing more comes, only a look inside tells.
-            if self.heard >= self.count and self._events() >= events:
-                return
-            lost = next((connection.lost for connection in self.connections if connection.lost), "")
-            if lost or time.perf_counter() > until:
-                raise BenchFailed(f"{self._events()} of {events} events came: {lost or 'too late'}")
-
-    def _events(self) -> int:
-        return sum(len(_response(body).events) for each in self.connections for body in each.responses)
-
-    def check(self) -> int:
-        """Return how many events were delivered.
-
-        Raises:
-            BenchFailed: one came twice, or out of order.
-        """
-        total = 0
-        for connection in self.connections:
-            last: dict[int, int] = {}
-            for body in connection.responses:
-                response = _response(body)
-                for event in response.events:
-                    if event.kv.mod_revision <= last.get(response.watch_id, 0):
-                        raise BenchFailed("an event came twice, or behind a later one")
-                    last[response.watch_id] = event.kv.mod_revision
-                    total += 1
-        return total
-
-    def close(self) -> None:
-        """End the connections."""
-        for connection in self.connections:
-            connection.transport.close()
-
-
-def _response(body: bytes) -> rpc.WatchResponse:
-    return rpc.WatchResponse.FromString(body)
+RESUME_PUTS: Final = 300
+RESUME_PAUSE_S: Final = 0.02
+"""Between two puts of `resume`: the member must be away for some of them, and back for others."""
+CASES: Final = ("watch", "fan", "resume", "idle", "lease", "txn", "kubernetes", "expiry")
 
 
 def put_bodies(keys: list[bytes]) -> list[bytes]:
@@ -200,6 +77,29 @@ async def fan(target: Target) -> dict[str, float]:
     """10,000 watchers on distinct keys."""
     keys = [b"f/%05d" % number for number in range(10_000)]
     return await deliver(target, Watchers([(key, b"") for key in keys]), put_bodies(keys), 9_600, 1)
+
+
+async def resume(target: Target) -> dict[str, float]:
+    """1,000 watchers on one prefix whose member is killed, and started again, while they watch."""
+    leader = target.leader()
+    member = next(address for address in target.clients if address != leader)
+    watchers = Watchers([(b"r/", b"r0")] * 1000)
+    await watchers.open(member)
+    keeper = asyncio.create_task(watchers.keep(member))
+    for number, body in enumerate(put_bodies([b"r/%04d" % number for number in range(RESUME_PUTS)])):
+        if number == RESUME_PUTS // 3:
+            target.restart(member)
+        await asyncio.to_thread(bench_grpc.unary, leader, PUT_PATH, body)
+        await asyncio.sleep(RESUME_PAUSE_S)
+    began = time.perf_counter()
+    await watchers.wait(RESUME_PUTS * watchers.count)
+    took = time.perf_counter() - began
+    keeper.cancel()
+    delivered = watchers.check()
+    watchers.close()
+    if delivered != RESUME_PUTS * watchers.count or not watchers.resumed:
+        raise BenchFailed(f"{delivered} events were delivered, {watchers.resumed} streams resumed")
+    return {"events, each once": delivered, "streams resumed": watchers.resumed, "s until all are heard": took}
 
 
 async def idle(target: Target) -> dict[str, float]:
@@ -256,6 +156,7 @@ async def kubernetes(target: Target) -> dict[str, float]:
 LOADS: Final[dict[str, Callable[[Target], Coroutine[object, object, dict[str, float]]]]] = {
     "watch": watch,
     "fan": fan,
+    "resume": resume,
     "idle": idle,
     "lease": lease,
     "txn": txn,

@@ -68,6 +68,10 @@ class Target(ABC):
     def spawn_all(self) -> None:
         """Start every process of the cluster."""
 
+    @abstractmethod
+    def restart(self, client: str) -> None:
+        """SIGKILL the member that serves `client`, and have it start again with its data."""
+
     def kill(self) -> None:
         """SIGKILL every process at once, as a power cut of the processes would."""
         for pid in self.pids():
@@ -155,6 +159,15 @@ class Actd(Target):
         file.write_text("\n".join(lines))
         self.spawn([sys.executable, "-m", "tools.launch", str(file), "--log-level", "warning"])
 
+    def restart(self, client: str) -> None:
+        """Kill the node's actors; its supervisor starts them again."""
+        supervisor = f"actd: n{self.clients.index(client) + 1} supervisor"
+        for pid in self.pids():
+            process = psutil.Process(pid)
+            if process.cmdline()[:1] == [supervisor]:
+                for actor in process.children():
+                    actor.kill()
+
 
 class Etcd(Target):
     """Three nodes of the etcd on PATH."""
@@ -169,18 +182,27 @@ class Etcd(Target):
 
     def spawn_all(self) -> None:
         """Start three processes with etcd's defaults and a quota that a million keys fit in."""
-        peers = ",".join(f"e{number + 1}=http://127.0.0.1:{self._ports[3 + number]}" for number in range(3))
         for number in range(3):
-            client, peer = (f"http://127.0.0.1:{port}" for port in (self._ports[number], self._ports[3 + number]))
-            name = f"e{number + 1}"
-            self.spawn(
-                [
-                    *(self._binary, "--name", name, "--data-dir", str(self.directory / name)),
-                    *("--listen-client-urls", client, "--advertise-client-urls", client),
-                    *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
-                    *("--initial-cluster", peers, "--log-level", "error", "--quota-backend-bytes", str(8 << 30)),
-                ]
-            )
+            self.spawn(self._command(number))
+
+    def restart(self, client: str) -> None:
+        """Kill the process and start another."""
+        number = self.clients.index(client)
+        self.processes[number].kill()
+        self.processes[number].wait()
+        self.spawn(self._command(number))
+        self.processes[number] = self.processes.pop()
+
+    def _command(self, number: int) -> list[str]:
+        peers = ",".join(f"e{each + 1}=http://127.0.0.1:{self._ports[3 + each]}" for each in range(3))
+        client, peer = (f"http://127.0.0.1:{port}" for port in (self._ports[number], self._ports[3 + number]))
+        name = f"e{number + 1}"
+        return [
+            *(self._binary, "--name", name, "--data-dir", str(self.directory / name)),
+            *("--listen-client-urls", client, "--advertise-client-urls", client),
+            *("--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer),
+            *("--initial-cluster", peers, "--log-level", "error", "--quota-backend-bytes", str(8 << 30)),
+        ]
 
 
 def cpu_seconds(pids: list[int]) -> float:

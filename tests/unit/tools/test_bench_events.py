@@ -4,8 +4,8 @@ import pytest
 
 from protocol.wire import mvcc_pb2 as mvcc
 from protocol.wire import rpc_pb2 as rpc
-from tools.bench_events import WatchConnection, Watchers
 from tools.bench_grpc import DATA, BenchFailed, frame
+from tools.bench_watchers import WatchConnection, Watchers
 
 
 def told(watch_id: int, *revisions: int) -> bytes:
@@ -15,13 +15,14 @@ def told(watch_id: int, *revisions: int) -> bytes:
     return frame(DATA, 0, 1, b"\0" + len(body).to_bytes(4, "big") + body)
 
 
-def heard(data: bytes, piece: int) -> Watchers:
-    """Watchers on one connection that has received `data` in pieces."""
+def heard(data: bytes, piece: int, *later: bytes) -> Watchers:
+    """Watchers on one connection that has received `data` in pieces, and on those that followed it."""
     watchers = Watchers([(b"k", b"")] * 2)
-    connection = WatchConnection([])
-    for at in range(0, len(data), piece):
-        connection.data_received(data[at : at + piece])
-    watchers.connections.append(connection)
+    for part in (data, *later):
+        connection = WatchConnection([])
+        for at in range(0, len(part), piece):
+            connection.data_received(part[at : at + piece])
+        watchers.connections[0].append(connection)
     return watchers
 
 
@@ -37,3 +38,10 @@ def test_an_event_twice_or_out_of_order_is_no_figure(data: bytes) -> None:
     """Each watcher hears each revision once, in order."""
     with pytest.raises(BenchFailed, match="twice"):
         heard(data, 1000).check()
+
+
+def test_what_a_stream_heard_before_it_was_lost_counts() -> None:
+    """Its follower may neither repeat it nor go back behind it."""
+    assert heard(told(1, 2), 1000, told(1, 3) + told(2, 2)).check() == 3
+    with pytest.raises(BenchFailed, match="twice"):
+        heard(told(1, 2), 1000, told(2, 2) + told(1, 2)).check()
