@@ -143,6 +143,16 @@ def test_a_removed_member_is_not_heard_and_is_told_so() -> None:
             assert (core.term, refusals) == (9, [])
 
 
+def test_who_asks_whether_it_belongs_is_told_that_it_does_not() -> None:
+    """The question says nothing to the consensus, and only who was removed is answered."""
+    desk = opened_with(changed_to(1, 2, removed=(3,)))
+    for sender in (N2, N3):
+        desk.turn(peer.ConfirmMembership(term=Term(9)), sender=sender)
+    assert desk.actor.core is not None
+    assert desk.actor.core.term == 1
+    assert [(to, refused.removed) for to, refused in desk.to_peers(peer.PeerRefused)] == [(N3, True)]
+
+
 def test_a_member_that_was_removed_stops_in_good_order() -> None:
     """By its own log or by another's word; after an election timeout, in which it can still answer."""
     desk = opened_with(changed_to(2, 3, removed=(1,)))
