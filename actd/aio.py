@@ -7,11 +7,12 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from actd import calls
 from actd.admin import AsyncAuth
-from actd.calls import Call, Key
+from actd.calls import Call, DowngradeAction, Key
 from actd.client import DEFAULT_TIMEOUT_S
 from actd.errors import ActdError, ClientClosed
 from actd.keys import CurveKeys, may_use
@@ -30,10 +31,12 @@ from actd.results import (
     Member,
     PutResult,
     RangeResult,
+    SavedSnapshot,
     StatusResult,
     TxnResult,
 )
 from actd.session import Session
+from actd.snapshots import SNAPSHOT_SILENCE_S, AsyncSnapshotReader, SnapshotFeed, SnapshotFile
 from actd.transport import Transport
 from actd.txn import Txn
 from actd.watch_aio import AsyncCache, AsyncWatch
@@ -265,6 +268,25 @@ class AsyncClient:
     def disarm(self, alarm: Alarm, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Alarm, ...]]":
         """Take an alarm back, once its cause is gone; return it if it was there."""
         return self.submit(calls.disarm(alarm), timeout_s)
+
+    def arm(self, alarm: Alarm, *, timeout_s: float | None = None) -> "asyncio.Future[tuple[Alarm, ...]]":
+        """Raise an alarm, as a member does by itself when it is full or damaged; the result is it."""
+        return self.submit(calls.arm(alarm), timeout_s)
+
+    def downgrade(
+        self, action: DowngradeAction, version: str = "", *, timeout_s: float | None = None
+    ) -> "asyncio.Future[str]":
+        """Return the cluster's version; see `Client.downgrade`."""
+        return self.submit(calls.downgrade(action, version), timeout_s)
+
+    async def snapshot(self, path: str | os.PathLike[str], *, timeout_s: float = SNAPSHOT_SILENCE_S) -> SavedSnapshot:
+        """Save all of a member's store as the file `path`, written from a thread; see `Client.snapshot`."""
+        await self.status()
+        async with AsyncSnapshotReader(self, SnapshotFeed()) as reader:
+            with SnapshotFile(Path(path)) as file:
+                while blobs := await reader.take(timeout_s):
+                    await asyncio.to_thread(file.write, blobs)
+                return await asyncio.to_thread(file.finish, reader.storage_version)
 
     def defragment(self, *, timeout_s: float | None = None) -> "asyncio.Future[None]":
         """Have the member at the other end give back the space that compaction has freed; requests go on."""

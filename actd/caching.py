@@ -107,14 +107,14 @@ class CacheState:
         assert session is not None, "it is followed once it was listed"
         feed.on_messages(messages)
         with self._lock:
-            for event, _, _ in feed.events:
+            for event, _, _ in feed.items:
                 if event.kind == "put":
                     self.pairs[event.key] = event.pair
                 else:
                     self.pairs.pop(event.key, None)
             self.revision = max(self.revision, feed.revision)
             self._changed()
-        feed.events.clear()
+        feed.items.clear()
         session.streams.took(self, sum(map(len, messages)), feed.epoch)
         if feed.error is not None:
             session.streams.remove(self)

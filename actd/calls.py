@@ -27,6 +27,8 @@ FROM_KEY: Final = b"\0"
 """As `range_end`: everything from the key on."""
 ORDERS: Final = {"none": 0, "ascend": 1, "descend": 2}
 TARGETS: Final = {"key": 0, "version": 1, "create": 2, "mod": 3, "value": 4}
+DOWNGRADE_ACTIONS: Final = {"validate": 0, "enable": 1, "cancel": 2}
+DowngradeAction = Literal["validate", "enable", "cancel"]
 Order = Literal["none", "ascend", "descend"]
 Target = Literal["key", "version", "create", "mod", "value"]
 
@@ -192,6 +194,7 @@ def _read_status(body: bytes) -> StatusResult:
     fields = wire.decode(wire.STATUS, body)
     header = fields.pop("header", {})
     fields["errors"] = tuple(fields.get("errors", ()))
+    fields["downgrade_target"] = fields.pop("downgrade", {}).get("target", "")
     return StatusResult(revision=header.get("revision", 0), member_id=header.get("member_id", 0), **fields)
 
 
@@ -206,6 +209,11 @@ def _read_added(body: bytes) -> Member:
 
 def _read_alarms(body: bytes) -> tuple[Alarm, ...]:
     return tuple(Alarm(**alarm) for alarm in wire.decode(wire.ALARMS, body).get("alarms", ()))
+
+
+def _read_downgrade(body: bytes) -> str:
+    version: str = wire.decode(wire.DOWNGRADE, body).get("version", "")
+    return version
 
 
 def _read_hash(body: bytes) -> HashResult:
@@ -284,6 +292,18 @@ def disarm(alarm: Alarm) -> Call[tuple[Alarm, ...]]:
     """Take an alarm back; the answer names it if it was there."""
     body = wire.integer(1, 2) + wire.integer(2, alarm.member_id) + wire.integer(3, alarm.kind)
     return Call(60, body, _read_alarms, repeatable=True)
+
+
+def arm(alarm: Alarm) -> Call[tuple[Alarm, ...]]:
+    """Raise an alarm, as a member does by itself."""
+    body = wire.integer(1, 1) + wire.integer(2, alarm.member_id) + wire.integer(3, alarm.kind)
+    return Call(60, body, _read_alarms, repeatable=True)
+
+
+def downgrade(action: DowngradeAction, version: str = "") -> Call[str]:
+    """Have etcd's rules for downgrades say something; the answer is the version of the cluster."""
+    body = wire.integer(1, DOWNGRADE_ACTIONS[action]) + wire.blob(2, version.encode())
+    return Call(63, body, _read_downgrade, repeatable=action == "validate")
 
 
 def defragment() -> Call[None]:

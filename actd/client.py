@@ -11,11 +11,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from actd import calls
 from actd.admin import Auth
-from actd.calls import Call, Key
+from actd.calls import Call, DowngradeAction, Key
 from actd.errors import ActdError, ClientClosed
 from actd.keys import CurveKeys, may_use
 from actd.leases import Lease
@@ -33,10 +34,12 @@ from actd.results import (
     Member,
     PutResult,
     RangeResult,
+    SavedSnapshot,
     StatusResult,
     TxnResult,
 )
 from actd.session import Session
+from actd.snapshots import SNAPSHOT_SILENCE_S, SnapshotFeed, SnapshotFile, SnapshotReader
 from actd.transport import Transport, Waiter
 from actd.txn import Txn
 from actd.watch import Cache, Watch
@@ -339,6 +342,35 @@ class Client:
     def disarm(self, alarm: Alarm, *, timeout_s: float | None = None) -> tuple[Alarm, ...]:
         """Take an alarm back, once its cause is gone; return it if it was there."""
         return self._call(calls.disarm(alarm), timeout_s)
+
+    def arm(self, alarm: Alarm, *, timeout_s: float | None = None) -> tuple[Alarm, ...]:
+        """Raise an alarm, as a member does by itself when it is full or damaged; return it."""
+        return self._call(calls.arm(alarm), timeout_s)
+
+    def downgrade(self, action: DowngradeAction, version: str = "", *, timeout_s: float | None = None) -> str:
+        """Return the cluster's version, after "validate" or "enable" of a downgrade to `version`, or "cancel" of one.
+
+        Raises:
+            RequestRefused: `version` is no version or not one minor version below, or a downgrade is under way.
+        """
+        return self._call(calls.downgrade(action, version), timeout_s)
+
+    def snapshot(self, path: str | os.PathLike[str], *, timeout_s: float = SNAPSHOT_SILENCE_S) -> SavedSnapshot:
+        """Save all of a member's store as the file `path`; what was there is replaced once the new one is whole.
+
+        Args:
+            path: of the file. It is written beside itself first, so its directory needs room for both.
+            timeout_s: how long nothing may come; a large store takes a while to be made one file.
+
+        Raises:
+            ActdError: no door serves, it broke off, or it is not what its digest says. `path` is as it was.
+            OSError: the file cannot be written.
+        """
+        self.status()  # Whoever cannot be reached or may not ask says so in no time.
+        with SnapshotReader(self._own_worker(), SnapshotFeed()) as reader, SnapshotFile(Path(path)) as file:
+            while blobs := reader.take(timeout_s):
+                file.write(blobs)
+            return file.finish(reader.storage_version)
 
     def defragment(self, *, timeout_s: float | None = None) -> None:
         """Have the member at the other end give back the space that compaction has freed; requests go on."""

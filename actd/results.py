@@ -1,5 +1,6 @@
 """What calls give back: frozen, typed, with the revision they speak of."""
 
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
@@ -134,6 +135,23 @@ class StatusResult(Result):
     raft_applied_index: int = 0
     errors: tuple[str, ...] = ()
     is_learner: bool = False
+    storage_version: str = ""
+    db_size_quota_bytes: int = 0
+    downgrade_target: str = ""
+    """The version a downgrade that is under way goes to, if one is."""
+
+
+class SavedSnapshot(BaseModel):
+    """A file that holds all of a member's store; `etcdctl`, etcd and `tools.restore` read it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    path: Path
+    size_bytes: int
+    """With the digest at its end."""
+    sha256: bytes
+    """Of what stands before it."""
+    storage_version: str
 
 
 class Member(BaseModel):

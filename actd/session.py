@@ -449,6 +449,10 @@ class Session:
     def _on_stream_ended(self, message: StreamEnded, frame_bytes: int, now: float) -> None:
         self._count_taken(frame_bytes)
         error = error_of(message.code, message.text) if message.code else None
+        if error is not None and message.code in REFUSED_TOKEN and self.login.cures:
+            self.login.doubt(self.login.token)
+            if self.streams.count_refusal(message.call_id) <= LOGINS_PER_CALL_MAX:
+                error = Unavailable(message.text, code=message.code, retryable=True)
         self.streams.on_end(message.call_id, error, now + RETRY_S)
         if message.code in _NOT_SERVED and self.greeting is Greeting.DONE and len(self.endpoints) > 1:
             self._leave(now, LEAVE_S)

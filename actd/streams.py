@@ -9,7 +9,7 @@ end that cannot be mended once, and of nothing after it.
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
-from actd.errors import ActdError
+from actd.errors import ActdError, Unavailable
 from protocol.client import (
     STREAM_TAKEN_STEP_BYTES,
     CancelCalls,
@@ -34,14 +34,14 @@ class StreamUser(Protocol):
         ...
 
     def on_end(self, error: ActdError | None) -> bool:
-        """The stream is over; return whether it is to be opened again."""
+        """The stream is over, or its door is lost; return whether it is to be opened again."""
         ...
 
 
 class _Stream:
     """One user's stream."""
 
-    __slots__ = ("at", "call_id", "epoch", "taken", "told", "user")
+    __slots__ = ("at", "call_id", "epoch", "refusals", "taken", "told", "user")
 
     def __init__(self, user: StreamUser) -> None:
         self.user = user
@@ -51,6 +51,8 @@ class _Stream:
         """0: it is not open."""
         self.epoch = 0
         """How often it was opened."""
+        self.refusals = 0
+        """How often it was refused for want of a token since something came."""
         self.taken = 0
         self.told = 0
 
@@ -118,7 +120,16 @@ class ClientStreams:
         """Messages have come."""
         stream = self._open.get(call_id)
         if stream is not None:
+            stream.refusals = 0
             stream.user.on_messages(messages)
+
+    def count_refusal(self, call_id: int) -> int:
+        """A stream was refused for want of a token; return how often that was so since something came on it."""
+        stream = self._open.get(call_id)
+        if stream is None:
+            return 0
+        stream.refusals += 1
+        return stream.refusals
 
     def on_end(self, call_id: int, error: ActdError | None, again_at: float) -> None:
         """A stream is over; it is opened again at `again_at` if its user wants it."""
@@ -144,11 +155,9 @@ class ClientStreams:
             self._say(CancelCalls(call_ids=(call_id,)))
 
     def lost(self, call_ids: Iterable[int] | None = None) -> None:
-        """These streams, or all, are open nowhere any more: open them at the next door."""
+        """These streams, or all, are open nowhere any more: open them at the next door, if their users want it."""
         for call_id in list(self._open if call_ids is None else call_ids):
-            stream = self._open.pop(call_id, None)
-            if stream is not None:
-                stream.call_id = 0
+            self.on_end(call_id, Unavailable("the door was lost", retryable=True), 0.0)
 
     def end_all(self, make_error: Callable[[], ActdError]) -> None:
         """Nothing can be opened any more."""

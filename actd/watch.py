@@ -2,33 +2,24 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterator
 
 from actd.caching import CacheState
 from actd.calls import Key, raw
-from actd.errors import ActdError, CallTimedOut, ClientClosed
+from actd.errors import CallTimedOut, ClientClosed
+from actd.readers import Reader, Runner
 from actd.results import KeyValue, WatchEvent
-from actd.session import Session
-from actd.watching import WATCH_METHOD, WatchFeed
+from actd.watching import WatchFeed
 
 
-class Runner(Protocol):
-    """The thread that owns a client's session."""
-
-    def run_soon(self, task: Callable[[Session], None]) -> None:
-        """Have `task` called on it."""
-        ...
-
-
-class Watch:
+class Watch(Reader[WatchEvent]):
     """An iterator over events that resumes by itself: no gap and no repetition over failures.
 
     It ends with `WatchCompacted` when what it has not heard is compacted, with `ClientClosed` when the client is
     closed, and quietly once it is closed itself. Take events from one thread at a time; `close` may be called from any.
     """
 
-    method = WATCH_METHOD
+    _feed: WatchFeed
 
     def __init__(self, runner: Runner, feed: WatchFeed, start_timeout_s: float) -> None:
         """Return once a door watches, so that what happens from now on is heard.
@@ -36,41 +27,10 @@ class Watch:
         Raises:
             CallTimedOut: no door did so in time.
         """
-        self._runner = runner
-        self._feed = feed
-        self._changed = threading.Condition()
-        self._closed = False
-        runner.run_soon(lambda session: session.streams.add(self))
-        with self._changed:
-            if not self._changed.wait_for(lambda: feed.started or feed.error is not None, start_timeout_s):
-                self.close()
-                raise CallTimedOut("no door began to watch in time", retryable=True)
-
-    # --- on the session's thread -------------------------------------------------------------------
-
-    def opening(self) -> tuple[bytes, ...]:
-        """See `actd.streams.StreamUser`."""
-        with self._changed:
-            return self._feed.opening()
-
-    def on_messages(self, messages: Sequence[bytes]) -> None:
-        """See `actd.streams.StreamUser`."""
-        with self._changed:
-            self._feed.on_messages(messages)
-            empty = self._feed.take_empty()
-            epoch = self._feed.epoch
-            self._changed.notify_all()
-        if empty:
-            self._runner.run_soon(lambda session: session.streams.took(self, empty, epoch))
-
-    def on_end(self, error: ActdError | None) -> bool:
-        """See `actd.streams.StreamUser`."""
-        with self._changed:
-            again = self._feed.on_end(error)
-            self._changed.notify_all()
-            return again
-
-    # --- on the user's -----------------------------------------------------------------------------
+        super().__init__(runner, feed)
+        if not self._wait(lambda: feed.started, start_timeout_s):
+            self.close()
+            raise CallTimedOut("no door began to watch in time", retryable=True)
 
     def __iter__(self) -> Iterator[WatchEvent]:
         return self
@@ -83,37 +43,14 @@ class Watch:
 
     def next(self, timeout_s: float | None) -> WatchEvent | None:
         """Return the next event, or None when none came in time or the watch was closed."""
-        with self._changed:
-            feed = self._feed
-            self._changed.wait_for(lambda: self._closed or feed.events or feed.error is not None, timeout_s)
-            if self._closed or (not feed.events and feed.error is None):
-                return None
-            if not feed.events:
-                assert feed.error is not None, "that is what was waited for"
-                raise feed.error
-            event, size, epoch = feed.events.popleft()
-        if size:
-            self._runner.run_soon(lambda session: session.streams.took(self, size, epoch))
-        return event
+        self._wait_for_item(timeout_s)
+        return self._pop()
 
     @property
     def revision(self) -> int:
         """Everything that was asked for up to here has been heard, or is about to be returned."""
         with self._changed:
             return self._feed.revision
-
-    def close(self) -> None:
-        """Hear nothing more."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify_all()
-        self._runner.run_soon(lambda session: session.streams.remove(self))
-
-    def __enter__(self) -> "Watch":
-        return self
-
-    def __exit__(self, *_exc: object) -> None:
-        self.close()
 
 
 class Cache:

@@ -3,64 +3,26 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator
+from typing import Self
 
 from actd.caching import CacheState
 from actd.calls import Key, raw
-from actd.errors import ActdError
+from actd.readers import AsyncReader, Runner
 from actd.results import KeyValue, WatchEvent
-from actd.session import Session
-from actd.watching import WATCH_METHOD, WatchFeed
+from actd.watching import WatchFeed
 
 
-class Runner(Protocol):
-    """The client, on its loop."""
-
-    def run_soon(self, task: Callable[[Session], None]) -> None:
-        """Have `task` called with the session within a turn."""
-        ...
-
-
-class AsyncWatch:
+class AsyncWatch(AsyncReader[WatchEvent]):
     """An asynchronous iterator over events that resumes by itself; see `Watch`.
 
     `await started()` returns once a door watches; iterating does so by itself.
     """
 
-    method = WATCH_METHOD
+    _feed: WatchFeed
 
     def __init__(self, runner: Runner, feed: WatchFeed) -> None:
-        self._runner = runner
-        self._feed = feed
-        self._changed = asyncio.Event()
-        self._closed = False
-        runner.run_soon(lambda session: session.streams.add(self))
-
-    def opening(self) -> tuple[bytes, ...]:
-        """See `actd.streams.StreamUser`."""
-        return self._feed.opening()
-
-    def on_messages(self, messages: Sequence[bytes]) -> None:
-        """See `actd.streams.StreamUser`."""
-        self._feed.on_messages(messages)
-        self._took(self._feed.take_empty(), self._feed.epoch)
-        self._changed.set()
-
-    def on_end(self, error: ActdError | None) -> bool:
-        """See `actd.streams.StreamUser`."""
-        self._changed.set()
-        return self._feed.on_end(error)
-
-    def _took(self, size: int, epoch: int) -> None:
-        if size:
-            self._runner.run_soon(lambda session: session.streams.took(self, size, epoch))
-
-    async def _wait(self, condition: Callable[[], bool]) -> None:
-        """Wait until something is so, or the watch is closed or has failed."""
-        while not (condition() or self._closed or self._feed.error is not None):
-            self._changed.clear()
-            await self._changed.wait()
+        super().__init__(runner, feed)
 
     async def started(self) -> None:
         """Return once a door watches, so that what happens from now on is heard.
@@ -81,29 +43,15 @@ class AsyncWatch:
         return self
 
     async def __anext__(self) -> WatchEvent:
-        feed = self._feed
-        await self._wait(lambda: bool(feed.events))
-        if self._closed:
+        await self._wait_for_item()
+        event = self._pop()
+        if event is None:
             raise StopAsyncIteration
-        if not feed.events:
-            assert feed.error is not None, "that is what was waited for"
-            raise feed.error
-        event, size, epoch = feed.events.popleft()
-        self._took(size, epoch)
         return event
 
-    async def aclose(self) -> None:
-        """Hear nothing more."""
-        self._closed = True
-        self._changed.set()
-        self._runner.run_soon(lambda session: session.streams.remove(self))
-
-    async def __aenter__(self) -> "AsyncWatch":
+    async def __aenter__(self) -> Self:
         await self.started()
         return self
-
-    async def __aexit__(self, *_exc: object) -> None:
-        await self.aclose()
 
 
 class AsyncCache:

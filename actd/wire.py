@@ -145,6 +145,9 @@ STATUS: Final[Spec] = {
     8: Field("errors", "text", repeated=True),
     9: Field("db_size_in_use_bytes", "int"),
     10: Field("is_learner", "bool"),
+    11: Field("storage_version", "text"),
+    12: Field("db_size_quota_bytes", "int"),
+    13: Field("downgrade", "message", inner={2: Field("target", "text")}),
 }
 MEMBER: Final[Spec] = {
     1: Field("id", "uint"),
@@ -159,6 +162,8 @@ ALARMS: Final[Spec] = {
     1: _HEADER_FIELD,
     2: Field("alarms", "message", repeated=True, inner={1: Field("member_id", "uint"), 2: Field("kind", "int")}),
 }
+SNAPSHOT: Final[Spec] = {3: Field("blob", "bytes"), 4: Field("version", "text")}
+DOWNGRADE: Final[Spec] = {1: _HEADER_FIELD, 2: Field("version", "text")}
 HASH_KV: Final[Spec] = {
     1: _HEADER_FIELD,
     2: Field("hash", "uint"),

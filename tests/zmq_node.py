@@ -23,7 +23,7 @@ from gateway.credentials import NO_CREDENTIALS, Credentials
 from gateway.loop import GatewayLoop
 from gateway.methods import Method
 from gateway.zmq_door import ZmqDoor
-from protocol import codec, local
+from protocol import codec, exports, local
 from protocol.client import ClientHello, ClientHelloReply
 from protocol.command import ReadKind, decode_batch
 from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
@@ -56,6 +56,10 @@ class SoloCore(GatewayCore):
         self.asked: list[str] = []
         """The methods of all calls that came."""
         self.cancelled = 0
+        self.snapshot = b""
+        """What its store is as one file; nothing: it cannot be written."""
+        self.exports = 0
+        """How often that file was wanted."""
         self._store = store
         self._feed = EventFeed()
         self._feed.attach(store)
@@ -124,6 +128,8 @@ class SoloCore(GatewayCore):
             elif isinstance(message, local.ListMembers):
                 known = local.MembersAnswered(sequence=message.sequence, code=0, members=(self._view,))
                 self.handle(known, Source("raft"), now)
+            elif isinstance(message, exports.ExportSnapshot | exports.ReadExport | exports.DropExport):
+                self._export(message, now)
             else:
                 self._feed_events(message, now)
         for event in self._feed.publish(self._store):
@@ -131,6 +137,19 @@ class SoloCore(GatewayCore):
         while requests := self.watches.take():
             for request in requests:
                 self._feed_events(request, now)
+
+    def _export(self, message: exports.ExportSnapshot | exports.ReadExport | exports.DropExport, now: Millis) -> None:
+        """Make the file `snapshot`, or hand out a piece of it."""
+        file = self.snapshot
+        if isinstance(message, exports.ExportSnapshot):
+            self.exports += 1
+            failure = "" if file else "the disk is full"
+            made = exports.SnapshotExported(sequence=message.sequence, size=len(file), failure=failure)
+            self.handle(made, Source("applier"), now)
+        elif isinstance(message, exports.ReadExport):
+            data = file[message.offset : message.offset + message.size]
+            piece = exports.ExportPiece(sequence=message.sequence, offset=message.offset, data=data)
+            self.handle(piece, Source("applier"), now)
 
     def _keep_alive(self, message: local.AskLessor, now: Millis) -> None:
         """Answer keep-alives: here a lease lives until it is revoked."""

@@ -14,6 +14,7 @@ from clusters import Cluster, running
 from etcd_server import need_etcd, running_etcd
 from grpc_doors import Door
 
+from actd import Client
 from protocol.wire import rpc_pb2 as rpc
 
 ETCDCTL = shutil.which("etcdctl")
@@ -77,6 +78,7 @@ class Saved(NamedTuple):
     snapshot: Path
     wanted: tuple[list[object], list[int], list[int]]
     address: str
+    door: str
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Saved]:
         fill(door)
         snapshot = directory / "snapshot.db"
         etcdctl(f"--endpoints={address}", "snapshot", "save", str(snapshot))
-        yield Saved(snapshot, read(door), address)
+        yield Saved(snapshot, read(door), address, cluster.zmq("n1"))
         door.channel.close()
 
 
@@ -106,9 +108,18 @@ def test_etcdctl_reads_what_it_has_saved(saved: Saved) -> None:
     assert int(keys) > KEYS
 
 
+def test_our_client_saves_what_etcdctl_saves(saved: Saved, tmp_path: Path) -> None:
+    """Through the ZeroMQ door, byte for byte the same file."""
+    path = tmp_path / "ours.db"
+    with Client(saved.door) as client:
+        told = client.snapshot(path)
+    assert path.read_bytes() == saved.snapshot.read_bytes()
+    assert told.sha256 == path.read_bytes()[-32:]
+
+
 def test_a_new_cluster_of_ours_begins_with_the_snapshot(saved: Saved, tmp_path: Path) -> None:
     """Three members, other ids, the same pairs, hash and leases; it elects, writes and restarts."""
-    snapshot, wanted, _ = saved
+    snapshot, wanted, _, _ = saved
     with running(Cluster(tmp_path / "restored")) as cluster:
         printed = restore(snapshot, cluster)
         assert printed.count("2 leases") == 3, printed
@@ -130,7 +141,7 @@ def test_a_new_cluster_of_ours_begins_with_the_snapshot(saved: Saved, tmp_path: 
 
 def test_real_etcd_begins_with_our_snapshot(saved: Saved, tmp_path: Path) -> None:
     """`etcdctl snapshot restore` takes it: the way back is open."""
-    snapshot, wanted, _ = saved
+    snapshot, wanted, _, _ = saved
     data = tmp_path / "etcd"
     etcdctl("snapshot", "restore", str(snapshot), f"--data-dir={data}")
     with running_etcd(tmp_path, f"--data-dir={data}", "--force-new-cluster") as address:

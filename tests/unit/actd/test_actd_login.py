@@ -8,11 +8,13 @@ from test_actd_session import FOUND, GET, PUT, STORED, Talk
 from actd import auth_calls
 from actd.errors import ActdError, RequestRefused
 from actd.login import LOGINS_PER_CALL_MAX, PAUSE_S, Login
+from actd.range_feed import RangeFeed
 from actd.session import RETRY_S
-from protocol.client import CallBatch, CancelCalls, ClientRefused, OpenStream, StreamMessages, UseToken
+from protocol.client import CallBatch, CancelCalls, ClientRefused, OpenStream, StreamEnded, StreamMessages, UseToken
 from protocol.errors import WIRE_ERRORS, ErrorCode
 from protocol.message import Message
 from protocol.wire import rpc_pb2 as rpc
+from protocol.wire.mvcc_pb2 import KeyValue
 
 AUTHENTICATE = 23
 
@@ -190,6 +192,28 @@ def test_a_watch_whose_token_has_run_out_is_resumed_under_another() -> None:
     denied = refusal(ErrorCode.PERMISSION_DENIED)
     talk.hear(StreamMessages(call_id=again.call_id, messages=(denied,)))
     assert watcher.heard == [denied]
+
+
+def test_a_streamed_range_goes_on_under_another_token() -> None:
+    """One whose token has run out half way is opened again from where it was; one that no token helps is told."""
+    talk = LoginTalk()
+    feed = RangeFeed(b"a", b"b", revision=9, limit=0, keys_only=False)
+    talk.session.streams.add(feed)
+    opened = talk.log_in()[-1]
+    assert isinstance(opened, OpenStream)
+    piece = rpc.RangeStreamResponse(range_response=rpc.RangeResponse(kvs=[KeyValue(key=b"aa")])).SerializeToString()
+    talk.hear(StreamMessages(call_id=opened.call_id, messages=(piece,)))
+    code = ErrorCode.AUTH_OLD_REVISION
+    for number in range(LOGINS_PER_CALL_MAX):
+        talk.hear(StreamEnded(call_id=opened.call_id, code=code, text=WIRE_ERRORS[code].text))
+        assert feed.error is None
+        messages = [message for message in talk.turn() if isinstance(message, CallBatch)]
+        talk.answer(talk.shown(messages[-1:]), body=token(f"t.{number + 2}"))
+        opened = talk.turn(RETRY_S)[-1]
+        assert isinstance(opened, OpenStream)
+        assert rpc.RangeRequest.FromString(opened.messages[0]).key == b"aa\0"
+    talk.hear(StreamEnded(call_id=opened.call_id, code=code, text=WIRE_ERRORS[code].text))
+    assert isinstance(feed.error, RequestRefused)
 
 
 def test_a_client_without_a_user_is_told_what_it_was_refused_for() -> None:

@@ -165,7 +165,7 @@ def test_reader_that_is_slow_hears_everything_and_is_not_flooded(client: Client,
         for number in range(count):
             client.put("k", b"%03d" % number + bytes(100_000))
         wait_until(lambda: node.on_loop(lambda: node.core.watches.slow) == 1, TIMEOUT_S, "the watcher is behind")
-        waiting = sum(len(event.value) for event, _, _ in watch._feed.events)
+        waiting = sum(len(event.value) for event, _, _ in watch._feed.items)
         assert waiting < ROOM_BYTES + STREAM_TAKEN_STEP_BYTES + 300_000
 
         values = [said(watch.next(TIMEOUT_S))[2][:3] for _ in range(count)]
