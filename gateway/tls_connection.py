@@ -21,7 +21,6 @@ from typing import Any, Final, Protocol, cast
 import structlog
 
 from actors.metrics import ActorMetrics
-from gateway.http2_frames import GOAWAY, PREFACE, SETTINGS, H2Error, frame_head
 from gateway.tls import ClientRefused, ServerTls
 
 HANDSHAKE_MS_MAX: Final = 10_000
@@ -38,8 +37,7 @@ PLAIN_HTTP_ANSWER: Final = (
     b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\n"
     b"Content-Length: " + str(len(_PLAIN_TEXT)).encode() + b"\r\n\r\n" + _PLAIN_TEXT
 )
-_GOODBYE: Final = bytes(4) + int(H2Error.INADEQUATE_SECURITY).to_bytes(4, "big") + b"this port speaks TLS: use https"
-PLAIN_HTTP2_ANSWER: Final = frame_head(0, SETTINGS, 0, 0) + frame_head(len(_GOODBYE), GOAWAY, 0, 0) + _GOODBYE
+"""For HTTP/2 as well: after SETTINGS, gRPC takes a connection for a good one, and dials again without a pause."""
 
 
 class TlsDoor(Protocol):
@@ -238,9 +236,7 @@ class TlsConnection(asyncio.Protocol):
     def _answer_plain(self, data: bytes) -> None:
         """Tell a client that does not speak TLS that it should."""
         self._failed = True
-        if data.startswith(PREFACE[:3]):
-            self.raw.write(PLAIN_HTTP2_ANSWER)
-        elif data[:1].isalpha():
+        if data[:1].isalpha():
             self.raw.write(PLAIN_HTTP_ANSWER)
         self._handshakes.failed("plain_text", self.raw.get_extra_info("peername"), "the client does not speak TLS")
         self._part()

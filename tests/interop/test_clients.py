@@ -1,5 +1,6 @@
-"""Clients that no one here wrote, from their registries: a small real program each, against a real node.
+"""Clients that no one here wrote, from their registries: a small real program each, against two real nodes.
 
+One is as open as a node can be; the other has TLS, users and passwords, and the programs' user may use some keys only.
 What a program needs is fetched and built once, outside the repository, under the checksum of what it is made from. A
 toolchain that is not there skips its program, saying so; on CI one that is there must work.
 """
@@ -11,10 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from clusters import Cluster, running
+from clusters import Cluster, free_ports, running
+from typer.testing import CliRunner
+
+from tools.keygen import app as keygen
 
 pytestmark = [pytest.mark.processes, pytest.mark.slow, pytest.mark.timeout(400)]
 PROGRAMS = Path(__file__).parent / "clients"
@@ -22,14 +27,68 @@ CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actd
 EVERYBODY_DOES = ["put", "txn", "watch", "lease", "lock"]
 BUILD_S = 300
 RUN_S = 90
+USER, PASSWORD = "programmer", "secret words"
+OWN_KEYS = ("app/", "/locks/app/", "election/app/")  # clients put their own words before the names of locks
+AND_AS_USER = {"open": [], "tls": ["auth"], "plain": ["auth"]}
+OPEN_OR_TLS = pytest.mark.parametrize("way", ["open", "tls"])
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """The last words of a program's command, for each way into a node."""
+
+    open: tuple[str, ...]
+    tls: tuple[str, ...]
+    plain: tuple[str, ...]
+
+    def words(self, way: str) -> list[str]:
+        """Address, file of the CA, user and password, as far as the way has them."""
+        words: tuple[str, ...] = getattr(self, way)
+        return list(words)
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Where a node serves."""
-    with running(Cluster(tmp_path_factory.mktemp("clients") / "actd", nodes=1)) as cluster:
-        cluster.start()
-        yield cluster.client_address("n1")
+def doors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Doors]:
+    """A node that lets everybody in, and one with TLS and users, whose second port has users and no TLS."""
+    directory = tmp_path_factory.mktemp("clients")
+    keys = directory / "keys"
+    for words in (["ca"], ["server", "node", "--host", "127.0.0.1"]):
+        made = CliRunner().invoke(keygen, [*words, "--dir", str(keys)])
+        assert made.exit_code == 0, made.output
+    (plain,) = free_ports(1)
+    papers = [f'cert_file = "{keys}/node.pem"', f'key_file = "{keys}/node-key.pem"']
+    guarded = Cluster(
+        directory / "guarded",
+        nodes=1,
+        node_lines=["listen_client_urls = URLS", "[nodes.client_transport_security]", *papers],
+        auth={"bcrypt_cost": 4},
+    )
+    urls = f'["https://{guarded.client_address("n1")}", "http://127.0.0.1:{plain}"]'
+    guarded.file.write_text(guarded.file.read_text().replace("URLS", urls))
+    with running(Cluster(directory / "open", nodes=1)) as cluster, running(guarded):
+        cluster.launch()
+        guarded.start()
+        cluster.await_leader()
+        let_in(guarded)
+        login = (USER, PASSWORD)
+        yield Doors(
+            (cluster.client_address("n1"),),
+            (guarded.client_address("n1"), str(keys / "ca.pem"), *login),
+            (f"127.0.0.1:{plain}", *login),
+        )
+
+
+def let_in(cluster: Cluster) -> None:
+    """Make the programs' user, whose role has some prefixes, and turn authentication on."""
+    with cluster.client() as client:
+        client.auth.user_add("root", "rootpw")
+        client.auth.user_grant_role("root", "root")
+        client.auth.role_add("programs")
+        for prefix in OWN_KEYS:
+            client.auth.role_grant_prefix("programs", "readwrite", prefix)
+        client.auth.user_add(USER, PASSWORD)
+        client.auth.user_grant_role(USER, "programs")
+        client.auth.enable()
 
 
 def program(name: str) -> str:
@@ -74,10 +133,9 @@ def run(command: Sequence[str | Path], **variables: str) -> list[str]:
     return done.stdout.split()
 
 
-@pytest.mark.parametrize("client", ["etcd3gw", "aetcd", "pyetcd"])
-def test_python_clients(address: str, client: str) -> None:
-    """The maintained client of the JSON gateway, an asyncio client and a blocking one over gRPC."""
-    packages = built(
+def python_packages() -> Path:
+    """The folder of the clients for Python."""
+    return built(
         "python",
         ["requirements.txt"],
         lambda target: [
@@ -85,11 +143,33 @@ def test_python_clients(address: str, client: str) -> None:
             *("--target", str(target), "--requirement", "requirements.txt"),
         ],
     )
-    done = run([sys.executable, PROGRAMS / "python" / f"with_{client}.py", address], PYTHONPATH=str(packages))
-    assert done == EVERYBODY_DOES
 
 
-def test_node_client(address: str) -> None:
+@pytest.mark.parametrize(
+    ("client", "way"),
+    [(client, way) for client in ("etcd3gw", "pyetcd") for way in ("open", "tls")]
+    + [("aetcd", "open"), ("aetcd", "plain")],
+)
+def test_python_clients(doors: Doors, client: str, way: str) -> None:
+    """The maintained client of the JSON gateway, an asyncio client (without TLS) and a blocking one over gRPC."""
+    program = PROGRAMS / "python" / f"with_{client}.py"
+    # requests trusts a CA that the environment names before the one that the program names.
+    trust = {"REQUESTS_CA_BUNDLE": "", "CURL_CA_BUNDLE": ""}
+    done = run([sys.executable, program, *doors.words(way)], PYTHONPATH=str(python_packages()), **trust)
+    assert done == [*EVERYBODY_DOES, *AND_AS_USER[way]]
+
+
+def test_a_client_without_tls_is_told_so(doors: Doors) -> None:
+    """Aetcd on a port that speaks TLS fails at once, and says what it met."""
+    command = [sys.executable, PROGRAMS / "python" / "with_aetcd.py", doors.tls[0]]
+    environment = os.environ | {"PYTHONPATH": str(python_packages())}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=RUN_S, check=False)
+    assert "ConnectionFailedError" in done.stderr
+    assert "Trying to connect an http1.x server (HTTP status 400)" in done.stderr
+
+
+@OPEN_OR_TLS
+def test_node_client(doors: Doors, way: str) -> None:
     """etcd3 from npm."""
     npm, node = program("npm"), program("node")
     modules = built(
@@ -100,11 +180,12 @@ def test_node_client(address: str) -> None:
             *(str(target), npm),
         ],
     )
-    done = run([node, PROGRAMS / "node" / "main.js", address], NODE_PATH=str(modules / "node_modules"))
-    assert done == [*EVERYBODY_DOES, "election"]
+    done = run([node, PROGRAMS / "node" / "main.js", *doors.words(way)], NODE_PATH=str(modules / "node_modules"))
+    assert done == [*EVERYBODY_DOES, "election", *AND_AS_USER[way]]
 
 
-def test_official_go_client(address: str) -> None:
+@OPEN_OR_TLS
+def test_official_go_client(doors: Doors, way: str) -> None:
     """go.etcd.io/etcd/client/v3 and its package `concurrency`."""
     go = program("go")
     version = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=True).stdout.strip()
@@ -115,4 +196,5 @@ def test_official_go_client(address: str) -> None:
         ["main.go", "go.mod", "go.sum"],
         lambda target: [go, "build", "-mod=readonly", "-o", str(target / "program"), "."],
     )
-    assert run([made / "program", address]) == [*EVERYBODY_DOES, "election", "stm"]
+    done = run([made / "program", *doors.words(way)])
+    assert done == [*EVERYBODY_DOES, "election", "stm", *AND_AS_USER[way]]

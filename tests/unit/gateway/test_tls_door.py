@@ -16,10 +16,8 @@ import pytest
 from certificate_files import CertificateFiles
 from clusters import wait_until
 from echo_door import EchoDoor, echo_door
-from http2_peer import read_frames
 
 from actors.metrics import ActorMetrics
-from gateway import http2_frames as wire
 from gateway.certificates import issue, make_ca, write_file
 from gateway.sniff import Http2Protocol
 from gateway.tls import ServerTls
@@ -191,19 +189,14 @@ def test_plain_http_is_answered_with_words(files: CertificateFiles) -> None:
         assert failures(door) == {"plain_text": 1}
 
 
-def test_plain_http2_is_answered_with_goaway(files: CertificateFiles) -> None:
-    """A gRPC client without TLS is told in the words of its own protocol, and hears nothing else."""
-    with (
-        echo_door(tls=files.config()) as door,
-        socket.create_connection(("127.0.0.1", door.door.port), WAIT_S) as plain,
-    ):
-        plain.sendall(wire.PREFACE + wire.frame_head(0, wire.SETTINGS, 0, 0))
-        answer = b""
-        while piece := plain.recv(4096):
-            answer += piece
-        frames = read_frames(answer)
-        assert [one.kind for one in frames] == [wire.SETTINGS, wire.GOAWAY]
-        assert b"this port speaks TLS" in frames[1].payload
+def test_plain_grpc_is_told_once_and_comes_again_later(files: CertificateFiles) -> None:
+    """A gRPC client without TLS hears at once why it fails, and does not dial again without a pause."""
+    with echo_door(tls=files.config()) as door, grpc.insecure_channel(f"127.0.0.1:{door.door.port}") as channel:
+        with pytest.raises(grpc.RpcError) as refused:
+            channel.unary_unary("/a.B/C")(b"", timeout=WAIT_S)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "HTTP status 400" in refused.value.details()
+        assert failures(door) == {"plain_text": 1}
 
 
 @pytest.mark.parametrize("data", [b"\x00\x01\x02", b"\x16\x03\x01\x00\x05hello", b"\x16" * 2000])
