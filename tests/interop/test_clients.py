@@ -198,3 +198,21 @@ def test_official_go_client(doors: Doors, way: str) -> None:
     )
     done = run([made / "program", *doors.words(way)])
     assert done == [*EVERYBODY_DOES, "election", "stm", *AND_AS_USER[way]]
+
+
+@OPEN_OR_TLS
+def test_java_client(doors: Doors, way: str) -> None:
+    """Jetcd from Maven Central, with locks and elections by the services of the server."""
+    mvn, java = program("mvn"), program("java")
+    program("javac")
+    made = built(
+        "java",
+        ["pom.xml", "src/main/java/Main.java"],
+        lambda target: [
+            *("sh", "-c", 'cp -r . "$0" && cd "$0" && exec "$@"', str(target)),
+            *(mvn, "--quiet", "--batch-mode", "compiler:compile", "dependency:copy-dependencies"),
+            "-DoutputDirectory=lib",
+        ],
+    )
+    done = run([java, "-cp", f"{made}/target/classes:{made}/lib/*", "Main", *doors.words(way)])
+    assert done == [*EVERYBODY_DOES, "election", *AND_AS_USER[way]]
