@@ -109,7 +109,7 @@ def ask_members(
             asked_again_at = time.monotonic() + ASK_INTERVAL_MS / 1000
             while (left_s := asked_again_at - time.monotonic()) > 0:
                 if inbox.poll(int(left_s * 1000) + 1):
-                    joined = _read(inbox.recv())
+                    joined = read_answer(inbox.recv())
                     if joined is not None:
                         return joined
     finally:
@@ -155,8 +155,12 @@ class _Outbox:
         return socket
 
 
-def _read(packet: bytes) -> Joined | None:
-    """Return what a packet tells, if it is an answer; the leader's first appends arrive here as well."""
+def read_answer(packet: bytes) -> Joined | None:
+    """Return what a packet tells, if it is an answer; the leader's first appends arrive here as well.
+
+    Raises:
+        StartRefused: the member is not to be joined.
+    """
     try:
         header = PeerHeader.unpack(packet[:PEER_HEADER_BYTES])
         if header.version != PEER_WIRE_VERSION or header.actor != JOINER:

@@ -222,6 +222,16 @@ class LocalLinks:
         self._outboxes = {}
 
 
+def addresses_known(before: dict[MemberId, str], members: dict[MemberId, str]) -> dict[MemberId, str]:
+    """Return where members are, and former ones were, once the table says `members`.
+
+    Who is no longer a member keeps its address, so that it can be told so, until somebody else has that address.
+    """
+    taken = set(members.values())
+    gone = {member: address for member, address in before.items() if member not in members and address not in taken}
+    return {**dict(list(gone.items())[-FORMER_MEMBERS_MAX:]), **members}
+
+
 class PeerLinks:
     """Links to the other members: to each a control link and a bulk link of this process's own."""
 
@@ -312,23 +322,13 @@ class PeerLinks:
         return socket
 
     def know(self, peers: dict[MemberId, str]) -> None:
-        """Dial these members at these URLs from now on.
-
-        Who is no longer a member keeps its address, so that it can be told so, until somebody else has that address.
-        """
+        """Dial these members at these URLs from now on, and former ones where they were (`addresses_known`)."""
         addresses = {member: self._dial(url) for member, url in peers.items()}
-        taken = set(addresses.values())
-        gone = {
-            member: address
-            for member, address in self._addresses.items()
-            if member not in addresses and address not in taken
-        }
-        kept = dict(list(gone.items())[-FORMER_MEMBERS_MAX:])
         for member, bulk in list(self._sockets):
             if addresses.get(member) != self._addresses[member]:
                 # What was sent a moment ago, its removal for one, should still arrive.
                 self._sockets.pop((member, bulk)).close(linger=LINGER_ON_STOP_MS)
-        self._addresses = {**kept, **addresses}
+        self._addresses = addresses_known(self._addresses, addresses)
         self.connect_all(addresses)
 
     def _renew(self) -> None:

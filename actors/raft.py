@@ -238,7 +238,7 @@ class RaftActor:
 
     def _on_peer(self, message: Message, source: Source, now: Millis) -> None:
         core = self.core
-        if core is None or self.members.refuse_removed(core, source.member):
+        if core is None or self.members.refuse_removed(core, source.member, message):
             return
         if not self._store_trusted(core, source, now):
             return

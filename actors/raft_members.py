@@ -93,10 +93,13 @@ class MemberDesk:
 
     # --- removal ------------------------------------------------------------------------------------
 
-    def refuse_removed(self, core: Raft, member: MemberId) -> bool:
+    def refuse_removed(self, core: Raft, member: MemberId, message: Message) -> bool:
         """Whether `member` was removed, for good; it is told so, so that it stops."""
         if member not in membership.committed_configuration(core).removed:
             return False
+        if isinstance(message, peer.ConfirmMembership) and (url := dialled_url(message.peer_urls)) is not None:
+            # The table has forgotten where it was, and so has an actor that was started since.
+            self._actor.emit(KnowPeers({**self._peers(core.configuration), member: url}))
         told_at = self._told_removed.get(member)
         if told_at is None or core.now - told_at >= REFUSAL_INTERVAL_MS:
             self._told_removed[member] = core.now

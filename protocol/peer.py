@@ -227,11 +227,15 @@ class TimeoutNow(PeerMessage):
 
 
 class ConfirmMembership(PeerMessage):
-    """Asked by a member that may not stand for election and hears no leader; it says nothing to the consensus.
+    """Asked by a member that hears no leader, and may not stand for election or has tried often; it says nothing to the
+    consensus.
 
     Who was removed is told so by whomever it speaks to, and would not speak otherwise: it hears of its removal from
-    nobody, since a leader feeds only those that belong.
+    nobody, since a leader feeds only those that belong. `peer_urls` are where the asker is reached: whoever was started
+    since the removal does not know.
     """
+
+    peer_urls: tuple[str, ...] = ()
 
 
 class PeerRefused(Message):

@@ -48,19 +48,29 @@ def timed_out(raft: "Raft") -> None:
     if not may_stand or raft.disk_stuck:
         reset_timeout(raft)
         if not may_stand:
-            # Silence may mean that this member was removed: a leader does not feed who does not belong.
-            for voter in raft.configuration.everyone_voting():
-                raft.send(voter, ConfirmMembership(term=raft.term))
+            _confirm_membership(raft)
         return
     if raft.reluctant and not raft.passed_over:
         raft.passed_over = True
         reset_timeout(raft)
         return
     raft.passed_over = False
+    if raft.elections_tried > EAGER_ELECTIONS_MAX:
+        # A voter that was removed without its knowledge is refused, and by those that have lost its address in silence.
+        _confirm_membership(raft)
     raft.change_role(Cause.ELECTION_TIMED_OUT)
     raft.set_leader(NOBODY)
     _ask(raft, Term(raft.term + 1), pre_vote=True, transfer=False)
     record_vote(raft, raft.member, granted=True)
+
+
+def _confirm_membership(raft: "Raft") -> None:
+    """Silence may mean that this member was removed: a leader does not feed who does not belong."""
+    own = raft.configuration.members.get(raft.member)
+    question = ConfirmMembership(term=raft.term, peer_urls=own.peer_urls if own is not None else ())
+    for voter in raft.configuration.everyone_voting():
+        if voter != raft.member:
+            raft.send(voter, question)
 
 
 def _may_stand(raft: "Raft") -> bool:

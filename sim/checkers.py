@@ -25,7 +25,10 @@ from protocol.local import (
 from protocol.message import Message
 from protocol.peer import RequestVoteReply
 from protocol.types import NO_STORE, NOBODY, Entry, MemberId
+from raft.configuration import Configuration
+from sim.configurations import Configurations
 from sim.log_images import LogImage, NodeLogs, image_of, same
+from sim.member_rules import CommittedByMajority, ElectedByMajority, GoneForGood, OneStepAtATime
 from sim.trouble import SimulationFailed
 
 if TYPE_CHECKING:
@@ -212,12 +215,18 @@ class PersistedIsRecovered:
 
 
 class ApplyWhatIsDurable:
-    """Entries are applied in order, durable in the node's own log, and on a majority the first time."""
+    """Entries are applied in order and durable in the node's own log; the first time, whoever wants to know is told."""
 
-    def __init__(self, logs: dict[str, NodeLogs], aside: dict[str, NodeLogs], committed: CommittedLog) -> None:
+    def __init__(
+        self,
+        logs: dict[str, NodeLogs],
+        committed: CommittedLog,
+        on_first: Callable[["Process", Entry, int], None],
+    ) -> None:
+        """`on_first` hears who applies an entry first, and in which term that node is."""
         self._logs = logs
-        self._aside = aside
         self._committed = committed
+        self._on_first = on_first
         self._next: dict[str, int] = {}
 
     def on_group(self, node: str) -> None:
@@ -238,15 +247,9 @@ class ApplyWhatIsDurable:
             self._next[name] = entry.index + 1
             if not self._logs[name].durable.holds(entry.index, entry.term):
                 raise SimulationFailed("apply what is durable here", f"{process!r} applies {_short(entry)}")
-            if self._committed.add(process, entry, self._logs[name].memory.hard_state.term):
-                self._check_majority(process, entry)
-
-    def _check_majority(self, process: "Process", entry: Entry) -> None:
-        counted = {**self._logs, **self._aside}
-        holders = sum(logs.durable.holds(entry.index, entry.term) for logs in counted.values())
-        if 2 * holders <= len(self._logs):
-            text = f"{process!r} applies {_short(entry)}, durable on {holders} of {len(self._logs)}"
-            raise SimulationFailed("committed is on a majority", text)
+            term = self._logs[name].memory.hard_state.term
+            if self._committed.add(process, entry, term):
+                self._on_first(process, entry, term)
 
 
 class SameState:
@@ -272,14 +275,20 @@ class SameState:
 class Checkers:
     """All rules about logs and leaders, in the order in which each message has to pass them."""
 
-    def __init__(self, members: dict[str, MemberId]) -> None:
+    def __init__(self, members: dict[str, MemberId], founding: Configuration | None = None) -> None:
+        """Without `founding` all of `members` vote."""
         self.logs = {name: NodeLogs() for name in members}
         self.committed = CommittedLog()
+        self.configurations = Configurations(members, founding or Configuration(tuple(sorted(members.values()))))
         self._elections = ElectionSafety()
         self._votes = OneVote()
         self._recovery = PersistedIsRecovered(self.logs)
         self._aside: dict[str, NodeLogs] = {}
-        self._applies = ApplyWhatIsDurable(self.logs, self._aside, self.committed)
+        self._applies = ApplyWhatIsDurable(self.logs, self.committed, self._on_first_applied)
+        self._majority = CommittedByMajority(self.logs, self._aside, self.configurations)
+        self._elected = ElectedByMajority(self.configurations)
+        self._gone = GoneForGood(self.configurations)
+        steps = OneStepAtATime(self.logs, self.configurations, self._majority)
         terms, matching = TermsGrow(self.logs), LogMatching(self.logs)
         stay = CommittedStay(self.logs, self.committed)
         complete = LeaderCompleteness(self.logs, self.committed)
@@ -288,22 +297,44 @@ class Checkers:
                 stay.before_write,
                 terms.before_write,
                 matching.before_write,
+                steps.before_write,
                 self._follow_write,
                 terms.after_write,
+                self.configurations.after_write,
             ),
             EntriesPersisted: (self._follow_persisted,),
             LogCut: (self._follow_persisted,),
-            CutLog: (stay.before_cut, self._follow_cut),
-            LogRecovered: (self._recovery.on_recovered,),
-            ApplyEntries: (self._applies.on_apply,),
+            CutLog: (stay.before_cut, self._follow_cut, self.configurations.on_cut),
+            LogRecovered: (self._recovery.on_recovered, self.configurations.on_recovered),
+            ApplyEntries: (self._applies.on_apply, self._elected.on_apply, self._gone.on_apply),
             SnapshotInstalled: (lambda process, message: self._applies.on_store(process, message.index),),
-            LeadershipChanged: (self._elections.on_leadership, complete.on_leadership),
+            LeadershipChanged: (
+                self._elections.on_leadership,
+                complete.on_leadership,
+                self._elected.on_leadership,
+                self._majority.on_leadership,
+                self._gone.on_leadership,
+            ),
         }
+
+    def add_log(self, node: str) -> None:
+        """There is one more node, with an empty disk; it does not know yet who it is."""
+        self.logs[node] = NodeLogs()
+
+    def join(self, node: str, member: MemberId, told: Configuration) -> None:
+        """A node has learnt that it is `member`, and starts from what it was told of the others."""
+        self.configurations.join(node, member, told)
+
+    def _on_first_applied(self, process: "Process", entry: Entry, term: int) -> None:
+        self.configurations.commit(entry)
+        self._gone.on_committed(entry)
+        self._majority.check(process, entry, term)
 
     def set_aside(self, node: str) -> None:
         """A node goes on with an empty disk: its own log still counts for majorities, and is expected back."""
         self._aside[node] = self.logs[node]
         self.logs[node] = NodeLogs()
+        self.configurations.restart(node)
 
     def bring_back(self, node: str) -> None:
         """The node has its own disk again."""
@@ -325,10 +356,12 @@ class Checkers:
         """Look at a peer's message as it is handled."""
         if isinstance(message, RequestVoteReply):
             self._votes.on_vote(process, sender, store, message)
+            self._elected.on_vote(process, sender, message)
 
     def on_group(self, node: str) -> None:
         """Raft, wal and applier of a node begin a new life."""
         self._recovery.on_group(node)
+        self.configurations.on_group(node)
         self._applies.on_group(node)
 
     def _follow_write(self, process: "Process", message: PersistEntries) -> None:

@@ -50,13 +50,14 @@ class Call:
 class History:
     """Every call of a run, in the order in which they began."""
 
-    def __init__(self) -> None:
+    def __init__(self, first_id: int = 0) -> None:
         self.calls: list[Call] = []
+        self._first_id = first_id
         self._clock = 0
 
     def begin(self, client: int, request: Request, timeout_ms: int) -> Call:
         """Record that a client asks."""
-        call = Call(len(self.calls), client, request, self._tick(), timeout_ms)
+        call = Call(self._first_id + len(self.calls), client, request, self._tick(), timeout_ms)
         self.calls.append(call)
         return call
 
@@ -78,6 +79,7 @@ class SimClient:
 
     def __init__(self, world: "World", number: int, rng: random.Random) -> None:
         self.world = world
+        self.history = world.history
         self.number = number
         self.stopped = False
         self.probing = False
@@ -85,7 +87,7 @@ class SimClient:
         self._rng = rng
         self._workload = self.make_workload(rng)
         self._seen = Seen(mod_revisions={})
-        self._node: SimNode = rng.choice(world.nodes)
+        self._node: SimNode = rng.choice(world.endpoints)
         self._open: Call | None = None
         unit_us = world.config.raft.election_timeout_ms * 1000
         self._think_us = int(world.think_us * rng.uniform(0.5, 1.5))
@@ -121,7 +123,7 @@ class SimClient:
             return
         self._note("answer", b"%d %d " % (call.id, code) + body)
         call.end_us = self.world.now_us
-        self.world.history.end(call, code, body)
+        self.history.end(call, code, body)
         self._close()
         if code == ErrorCode.OK:
             self._learn(call, body)
@@ -152,8 +154,11 @@ class SimClient:
     def _ask(self) -> None:
         if self.stopped or self._open is not None:
             return
-        request = self._workload.probe() if self.probing else self._workload.next(self._seen)
-        call = self.world.history.begin(self.number, request, self._timeout_ms)
+        self._send(self._workload.probe() if self.probing else self._workload.next(self._seen))
+
+    def _send(self, request: Request) -> None:
+        """Ask the node it is at."""
+        call = self.history.begin(self.number, request, self._timeout_ms)
         self._open = call
         call.node = self._node.name
         call.begin_us = self.world.now_us
@@ -165,7 +170,7 @@ class SimClient:
         if process is None or not process.alive:
             self._note("refused", b"%d" % call.id)
             self.world.counts["call_refused"] += 1
-            self.world.history.end(call, int(ErrorCode.NO_LEADER), b"")
+            self.history.end(call, int(ErrorCode.NO_LEADER), b"")
             self._close()
             self._go_elsewhere()
             return
@@ -188,7 +193,7 @@ class SimClient:
     def _give_up(self, call: Call) -> None:
         self._note("gave_up", b"%d" % call.id)
         self.world.counts["outcome_unknown"] += 1
-        self.world.history.end(call, None, b"")
+        self.history.end(call, None, b"")
         self._close()
         self._go_elsewhere()
 
@@ -200,7 +205,7 @@ class SimClient:
     def _go_elsewhere(self) -> None:
         """Try again after a moment, mostly at another node."""
         if not self.probing and self._rng.random() < 0.7:
-            self._node = self._rng.choice(self.world.nodes)
+            self._node = self._rng.choice(self.world.endpoints)
         self._later(self._pause_us() + self._rng.randrange(1000, 30_000))
 
     def _pause_us(self) -> int:

@@ -9,8 +9,6 @@ import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from protocol.types import MemberId
-
 if TYPE_CHECKING:
     from sim.node import SimNode
     from sim.world import World
@@ -108,7 +106,7 @@ class FaultInjector:
     # --- machines --------------------------------------------------------------------------------
 
     def _boot(self, node: "SimNode") -> None:
-        if node.powered:
+        if node.powered or node.ended:
             return
         node.boot()
         if self._active and self._boot_luck.random() < self.world.weather.recovery_cut:
@@ -206,8 +204,8 @@ class FaultInjector:
 
     # --- links -----------------------------------------------------------------------------------
 
-    def _members(self) -> list[MemberId]:
-        return [node.member for node in self.world.nodes]
+    def _ends(self) -> list[int]:
+        return [node.link for node in self.world.nodes]
 
     def _cut_links(self, links: Sequence[tuple[int, int, bool]], duration_us: int) -> None:
         for sender, receiver, bulk in links:
@@ -222,13 +220,13 @@ class FaultInjector:
 
     def _partition(self) -> None:
         """Two sides that hear nothing of each other; often the leader alone on one."""
-        members = self._members()
+        ends = self._ends()
         leader = self.world.leader()
         if leader is not None and self._rng.random() < 0.4:
-            side = [leader.member]
+            side = [leader.link]
         else:
-            side = self._rng.sample(members, self._rng.randrange(1, len(members))) if len(members) > 1 else members
-        rest = [member for member in members if member not in side]
+            side = self._rng.sample(ends, self._rng.randrange(1, len(ends))) if len(ends) > 1 else ends
+        rest = [end for end in ends if end not in side]
         pairs = [(one, other) for one in side for other in rest]
         links = [(*pair, bulk) for a, b in pairs for pair in ((a, b), (b, a)) for bulk in (False, True)]
         self._cut_links(links, self._duration(6.0))
@@ -261,5 +259,5 @@ class FaultInjector:
             self._cut_links(links, max(1, duration_us))
 
     def _pairs(self) -> list[tuple[int, int]]:
-        members = self._members()
-        return [(one, other) for one in members for other in members if one != other]
+        ends = self._ends()
+        return [(one, other) for one in ends for other in ends if one != other]

@@ -1,23 +1,27 @@
 """One simulated machine: its disk, its clock, and the supervisor that starts and ends its actors.
 
 Owns what `actors.supervisor` does with real processes: raft, wal and applier live and die together under a growing
-incarnation, a gateway is restarted alone, helpers end with their group. Knows no fault kinds; faults call it.
+incarnation, a gateway is restarted alone, helpers end with their group, a machine without data that is no founder asks
+who it is, and one that was removed ends. Knows no fault kinds; faults call it.
 Invariants: no incarnation number is used twice; a machine without current runs nothing and remembers only its disk.
 """
 
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from actors.actor import Actor, Source
 from actors.effects import Halt, SpawnHelper
+from actors.joining import Joined
 from actors.shell import HELPER_ASKERS
 from protocol.codec import decode, encode
 from protocol.identity import FoundingMember, NodeIdentity
 from protocol.local import ActorStalled, ActorStarted, HelperEnded, SpawnRequested, StopActor
-from protocol.types import Incarnation, MemberId, Millis, StoreId
+from protocol.membership import dialled_url
+from protocol.types import NOBODY, Incarnation, MemberId, Millis, StoreId
 from sim.disk import SimDisk
 from sim.faulty_disk import FaultyDisk
+from sim.newcomer import Newcomer
 from sim.process import HELPERS, Parcel, Process
 from sim.rot import Rot, rot_log, rot_store
 from sim.trouble import SimulationFailed
@@ -37,11 +41,30 @@ BACKOFF_US_MAX: Final = 200_000
 class SimNode:
     """A machine with its actors."""
 
-    def __init__(self, world: "World", founder: FoundingMember, rng: random.Random) -> None:
+    def __init__(
+        self, world: "World", founder: FoundingMember, rng: random.Random, contacts: tuple[str, ...] | None = None
+    ) -> None:
+        """With `contacts`, peer URLs of members, it is no founder: it asks them who it is when it is switched on."""
         self.world = world
         self.rng = rng
         self.name = founder.name
         self.member: MemberId = founder.member
+        """NOBODY until it has joined."""
+        self.founders = () if contacts is not None else world.founders
+        """Whom it starts with while its log says nothing."""
+        self.contacts = contacts or ()
+        self.newcomer: Newcomer | None = None
+        """Its question, while it does not know who it is."""
+        self.peer_urls = founder.peer_urls
+        """What its cluster file says."""
+        self.listens_at = founder.peer_urls
+        """Every peer URL at which it is reached."""
+        self.advertised: tuple[str, ...] = ()
+        """The client URLs that it publishes; none: it publishes nothing."""
+        self.link = int(founder.member) if contacts is None else world.next_link()
+        """Which end of the network's links it is."""
+        self.ended = False
+        """It was removed and has stopped for good, or was taken out of service; nobody switches it on again."""
         self.store = StoreId(rng.getrandbits(63))
         self.disk = world.parts.make_disk(random.Random(rng.getrandbits(64)))
         self.disk_port = FaultyDisk(self.disk, self.sync_latency_us)
@@ -157,6 +180,21 @@ class SimNode:
         self.set_clock(ahead_us=self.rng.randrange(10**9))
         self.disk_port = FaultyDisk(self.disk, self.sync_latency_us)
         self.world.note(self.name, "supervisor", "boot")
+        if self.member == NOBODY:
+            self.newcomer = Newcomer(self)
+            self.newcomer.ask()
+            return
+        self._start_all()
+
+    def become(self, joined: Joined) -> None:
+        """Start as the member that this machine was told it is."""
+        assert self.member == NOBODY, f"{self.name} is {self.member:x} already"
+        assert joined.founding.cluster == self.world.cluster, f"{self.name} was told of another cluster"
+        self.member, self.founders = joined.member, joined.founding.founders
+        self.world.on_joined(self)
+        self._start_all()
+
+    def _start_all(self) -> None:
         self.start_group()
         if self.powered:
             self.start_gateway()
@@ -167,6 +205,15 @@ class SimNode:
         self.world.note(self.name, "supervisor", f"power_cut:{why}")
         self.disk.crash()
         self._go_down()
+
+    def retire(self) -> None:
+        """Take a machine that never joined, and shall not, out of service."""
+        assert self.member == NOBODY, f"{self.name} has joined"
+        self.ended = True
+        if self.powered:
+            self.lose_power("retired")
+        else:
+            self.world.on_node_down(self)
 
     def stop(self) -> None:
         """Ask every actor to finish, in order; the disk keeps what the kernel has."""
@@ -199,6 +246,7 @@ class SimNode:
 
     def _go_down(self) -> None:
         self.powered = False
+        self.newcomer = None
         self._stopping = []
         for process in self.processes.values():
             process.die()
@@ -312,7 +360,13 @@ class SimNode:
             return
         if halt.failed and not self.excuses(process):
             raise SimulationFailed("no actor halts", f"{process!r}: {halt.reason}")
-        if halt.fatal:
+        if halt.fatal and not halt.failed:
+            # It was removed: the supervisor gives up, stops the other actors in order, and ends.
+            self.ended = True
+            process.die(clean=True)
+            del self.processes[process.name]
+            self.stop()
+        elif halt.fatal:
             self.lose_power("halted")
         elif process.name == "gateway":
             self.kill_gateway("halted")
@@ -333,6 +387,9 @@ class SimNode:
         assert isinstance(request, SpawnRequested), "what is encoded is decoded"
         actor = self.world.parts.make_helper(self, self._identity(incarnation), request)
         process = self._spawn(actor, incarnation)
+        if "peer_url" in request.arguments:
+            other = request.arguments["to" if "to" in request.arguments else "sender"]
+            process.addresses[cast("MemberId", other)] = str(request.arguments["peer_url"])
         self._announce(process.name, incarnation, asker)
         process.start()
 
@@ -365,13 +422,17 @@ class SimNode:
     def _spawn(self, actor: Actor, incarnation: Incarnation) -> Process:
         links = {name: sibling.incarnation for name, sibling in self.processes.items()}
         process = Process(self, actor, incarnation, links)
+        urls = {founder.member: dialled_url(founder.peer_urls) for founder in self.founders}
+        process.addresses = {member: url for member, url in urls.items() if url is not None}
         assert process.name not in self.processes, f"{process.name} of {self.name} runs already"
         self.processes[process.name] = process
         return process
 
     def _identity(self, incarnation: Incarnation) -> NodeIdentity:
         world = self.world
-        return NodeIdentity(world.cluster, self.member, self.name, self.store, incarnation, world.founders)
+        return NodeIdentity(
+            world.cluster, self.member, self.name, self.store, incarnation, self.founders, self.advertised
+        )
 
     def _announce(self, actor: str, incarnation: Incarnation, receiver: Process) -> None:
         message = ActorStarted(actor=actor, incarnation=incarnation)

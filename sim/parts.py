@@ -40,6 +40,12 @@ _METHODS: Final = {
     "revoke": METHODS[b"/etcdserverpb.Lease/LeaseRevoke"],
     "keep_alive": KEEP_ALIVE,
     "time_to_live": METHODS[b"/etcdserverpb.Lease/LeaseTimeToLive"],
+    "member_list": METHODS[b"/etcdserverpb.Cluster/MemberList"],
+    "member_add": METHODS[b"/etcdserverpb.Cluster/MemberAdd"],
+    "member_remove": METHODS[b"/etcdserverpb.Cluster/MemberRemove"],
+    "member_update": METHODS[b"/etcdserverpb.Cluster/MemberUpdate"],
+    "member_promote": METHODS[b"/etcdserverpb.Cluster/MemberPromote"],
+    "move_leader": METHODS[b"/etcdserverpb.Maintenance/MoveLeader"],
 }
 
 

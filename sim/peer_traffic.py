@@ -1,9 +1,9 @@
 """Frames between simulated nodes: packed with the production header, admitted by the production door's rule.
 
-Owns what the shell's peer port does beside sockets: heads, admission, refusals with their pace, frames relayed to
-helpers; and what a bad wire adds: chunks with a flipped bit, and frames that nobody of this cluster sent. Delay and
-loss are `sim.network`'s. Invariant: a frame that this cluster did not send reaches no actor but as the bytes of a
-peer's message.
+Owns what the shell's peer port does beside sockets: who is reached at which address, heads, admission, refusals with
+their pace, frames relayed to helpers; and what a bad wire adds: chunks with a flipped bit, and frames that nobody of
+this cluster sent. Delay and loss are `sim.network`'s. Invariant: a frame that this cluster did not send reaches no
+actor but as the bytes of a peer's message, or as a stranger's question.
 """
 
 import random
@@ -14,8 +14,17 @@ from actors.effects import SendPeer
 from protocol.codec import decode, encode
 from protocol.errors import PeerFault
 from protocol.local import EntriesPersisted, StopActor
-from protocol.peer import PEER_WIRE_VERSION, Heartbeat, PeerHeader, PeerRefused, SnapshotChunk, refusal
-from protocol.types import ClusterId, Incarnation, Index, LogPosition, MemberId, Term
+from protocol.peer import (
+    PEER_WIRE_VERSION,
+    STRANGER_KINDS,
+    Heartbeat,
+    PeerHeader,
+    PeerRefused,
+    SnapshotChunk,
+    from_stranger,
+    refusal,
+)
+from protocol.types import NOBODY, ClusterId, Incarnation, Index, LogPosition, MemberId, Term
 from sim.process import HELPERS, Parcel, Process
 
 if TYPE_CHECKING:
@@ -32,17 +41,35 @@ class PeerTraffic:
     def __init__(self, world: "World", rng: random.Random) -> None:
         self._world = world
         self._rng = rng
-        self._nodes: dict[MemberId, SimNode] = {node.member: node for node in world.nodes}
+        self._listening: dict[str, SimNode] = {}
+        for node in world.nodes:
+            self.listen(node)
         self._welcome: dict[tuple[MemberId, bytes], PeerHeader] = {}
         """Heads that were found good, by receiver: members repeat theirs."""
         self._refused_us: dict[tuple[MemberId, MemberId], int] = {}
+
+    def listen(self, node: "SimNode") -> None:
+        """Let a machine be reached at its addresses; whoever was reached there before is not any more."""
+        self._listening.update(dict.fromkeys(node.listens_at, node))
+
+    def listener(self, url: str) -> "SimNode | None":
+        """The machine at an address, whether it is on or not."""
+        return self._listening.get(url)
+
+    def ask_to_join(self, node: "SimNode", url: str, packet: tuple[bytes, bytes]) -> None:
+        """Let a machine that does not know who it is ask whoever is at `url`; `packet` is head and body."""
+        receiver = self._listening.get(url)
+        if receiver is None or receiver is node:
+            return
+        for at_us in self._world.network.arrivals(self._world.now_us, node.link, receiver.link, bulk=False):
+            self._world.at(at_us, self.receive, receiver, *packet)
 
     def send(self, process: Process, effect: SendPeer, leave_us: int) -> None:
         """Put a frame on the network."""
         world = self._world
         sender = process.node.member
         assert effect.to != sender, f"{process!r} sends itself a peer message"
-        receiver = self._nodes.get(effect.to)
+        receiver = self._listening.get(process.addresses.get(effect.to, ""))
         if receiver is None:
             world.counts["frames_to_nobody"] += 1
             return
@@ -61,7 +88,8 @@ class PeerTraffic:
                 process.incarnation,
                 effect.actor,
             ).pack()
-        for at_us in world.network.arrivals(leave_us, sender, effect.to, bulk=effect.bulk):
+        link = (process.node.link, receiver.link)
+        for at_us in world.network.arrivals(leave_us, *link, bulk=effect.bulk):
             world.at(at_us, self._arrive, process, receiver, head, body, leave_us)
 
     def _rotten(self, body: bytes) -> bytes:
@@ -84,6 +112,9 @@ class PeerTraffic:
     def receive(self, receiver: "SimNode", head: bytes, body: bytes) -> None:
         """A frame arrives at a node's peer port."""
         world = self._world
+        if receiver.newcomer is not None:
+            receiver.newcomer.hear(head, body)
+            return
         raft = receiver.processes.get("raft")
         if raft is None or not raft.alive:
             world.counts["frames_unheard"] += 1
@@ -91,12 +122,23 @@ class PeerTraffic:
         header = self._welcome.get((receiver.member, head)) or self._examine(raft, head)
         if header is None:
             return
-        if header.actor == "raft":
+        if from_stranger(header):
+            self._hear_stranger(raft, body)
+        elif header.actor == "raft":
             raft.deliver(Parcel(Source("raft", header.sender, header.store), body))
         elif header.actor in HELPERS:
             raft.relay(header.actor, body)
         else:
             world.counts["frame_faults"] += 1
+
+    def _hear_stranger(self, raft: Process, body: bytes) -> None:
+        """Hand over what may be said under a head that names nobody."""
+        try:
+            decode(body, STRANGER_KINDS)
+        except PeerFault:
+            self._world.counts["frame_faults"] += 1
+        else:
+            raft.deliver(Parcel(Source("raft"), body))
 
     def _examine(self, raft: Process, head: bytes) -> PeerHeader | None:
         """Return what a head says; None if whoever sent it is refused."""
@@ -106,6 +148,8 @@ class PeerTraffic:
         except PeerFault:
             self._world.counts["frame_faults"] += 1
             return None
+        if from_stranger(header):
+            return header
         problem = refusal(header, self._world.cluster, here)
         if problem:
             self._world.counts["frame_refusals"] += 1
@@ -119,7 +163,7 @@ class PeerTraffic:
         world = self._world
         here = raft.node.member
         spoken_us = self._refused_us.get((here, member))
-        if member not in self._nodes or member == here:
+        if member not in raft.addresses or member == here:
             return
         if spoken_us is None or world.now_us - spoken_us >= REFUSAL_INTERVAL_US:
             self._refused_us[here, member] = world.now_us
@@ -129,8 +173,9 @@ class PeerTraffic:
 
     def send_wrong_frames(self, rng: random.Random) -> None:
         """Let one node hear a few frames of another cluster, another version, another member, or of nonsense."""
-        receiver = rng.choice(self._world.nodes)
-        others = [node for node in self._world.nodes if node is not receiver] or [receiver]
+        known = [node for node in self._world.nodes if node.member != NOBODY]
+        receiver = rng.choice(known)
+        others = [node for node in known if node is not receiver] or [receiver]
         for _ in range(rng.randint(1, 5)):
             head, body = self._wrong_frame(rng, rng.choice(others), receiver)
             self.receive(receiver, head, body)

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from actors.actor import Actor, Source
-from actors.effects import Effect, Halt, Log, RunInBackground, Send, SendPeer, SpawnHelper
+from actors.effects import Effect, Halt, KnowPeers, Log, RunInBackground, Send, SendPeer, SpawnHelper
+from actors.links import addresses_known
 from protocol.codec import decode, encode
 from protocol.errors import DiskFailed, PeerFault
 from protocol.local import ActorStarted
@@ -51,6 +52,8 @@ class Process:
 
     def __init__(self, node: "SimNode", actor: Actor, incarnation: Incarnation, links: dict[str, Incarnation]) -> None:
         self.node = node
+        self.addresses: dict[MemberId, str] = {}
+        """The peer URLs at which it dials members."""
         self.links = links
         """Which incarnation of each sibling this process is connected to; `ActorStarted` connects to another."""
         self.world = node.world
@@ -281,6 +284,8 @@ class Process:
                 self._run_in_background(effect, leave_us)
             elif isinstance(effect, SpawnHelper):
                 self.world.at(leave_us + self._rng.randrange(100, 5000), self.node.spawn_helper, self, effect)
+            elif isinstance(effect, KnowPeers):
+                self.addresses = addresses_known(self.addresses, effect.peers)
             elif isinstance(effect, Log):
                 self.world.observe_log(self, effect)
         for to, batch in parcels.items():

@@ -39,6 +39,8 @@ class Options:
     """The changes are asked for as clients ask (`sim.core_wishes`)."""
     leases: bool = False
     """Clients hold leases (`sim.lease_run`), for a time of its own: `ticks` and `clients` do not concern it."""
+    members: bool = False
+    """An administrator changes the members (`sim.member_run`); `nodes` is then the number of founders."""
     nodes: int | None = None
     ticks: int = 100
     """Length of the fault phase; a tick is a tenth of an election timeout."""
@@ -118,13 +120,13 @@ def run_seed(
         tick_us=config.raft.election_timeout_ms * 100,
         kinds=list(weather.kinds),
         knobs=list(hostile_knobs(seed, options.knobs)) if options.config is None else [],
-        settings={**describe(config), **_active(weather)},
+        settings={**describe(config), **active(weather)},
     )
     try:
         storm(world, options)
         heal(world, report)
         converge(world, report)
-        _judge(world)
+        judge(world)
     except SimulationFailed as failure:
         report.failure = failure
         report.story = world.trace.story()
@@ -146,31 +148,41 @@ def storm(world: World, options: Options) -> None:
 
 def heal(world: World, report: Report) -> None:
     """Liveness: with every machine and link sound, every node serves writes within a bound."""
+    mend(world)
+    wait_until_live(world, report)
+
+
+def mend(world: World) -> None:
+    """Nothing goes wrong any more, and what is broken is made sound."""
     world.faulty = False
     world.note("-", "fault", "heal")
     world.faults.heal()
+
+
+def wait_until_live(world: World, report: Report) -> None:
+    """Every node serves writes within a bound; then the load ends, and every call is answered."""
     healed_us = world.now_us
-    bound_us = _bound(world, LIVE_WITHIN_TIMEOUTS)
+    bound = bound_us(world, LIVE_WITHIN_TIMEOUTS)
     probes = [SimClient(world, 1000 + number, world.rng(f"probe:{number}")) for number in range(len(world.nodes))]
     for probe, node in zip(probes, world.nodes, strict=True):
         probe.probe(node)
         probe.begin()
-    live = world.run_until(healed_us + bound_us, lambda: all(probe.probe_answers >= PROBES for probe in probes))
+    live = world.run_until(healed_us + bound, lambda: all(probe.probe_answers >= PROBES for probe in probes))
     if not live:
         answers = {probe.number - 1000: probe.probe_answers for probe in probes}
-        raise SimulationFailed("becomes live", f"after {bound_us / 1e6:.1f} s the probes were answered {answers} times")
+        raise SimulationFailed("becomes live", f"after {bound / 1e6:.1f} s the probes were answered {answers} times")
     report.live_after_us = world.now_us - healed_us
     clients = [*world.clients, *probes]
     for client in clients:
         client.stopped = True
-    if not world.run_until(world.now_us + bound_us, lambda: not any(client.waiting for client in clients)):
+    if not world.run_until(world.now_us + bound, lambda: not any(client.waiting for client in clients)):
         raise SimulationFailed("every call is answered", "calls are still open after the healing")
 
 
 def converge(world: World, report: Report) -> None:
     """Convergence: without load all nodes have applied the same entries and hold the same bytes within a bound."""
     began_us = world.now_us
-    end_us = began_us + _bound(world, CONVERGED_WITHIN_TIMEOUTS)
+    end_us = began_us + bound_us(world, CONVERGED_WITHIN_TIMEOUTS)
     while not _settled(world):
         if world.now_us >= end_us:
             states = {node.name: _state(world, node.name) for node in world.nodes}
@@ -186,7 +198,7 @@ def converge(world: World, report: Report) -> None:
             raise SimulationFailed("equal stores", text)
 
 
-def _judge(world: World) -> None:
+def judge(world: World) -> None:
     """What the clients were told is what the log says."""
     replay = check_history(world.history, world.logs.committed.entries)
     world.counts["batches_repeated"] += replay.batches_repeated
@@ -224,12 +236,13 @@ def _differ(one: list[tuple[bytes, bytes]], other: list[tuple[bytes, bytes]]) ->
     return ", ".join(f"{key!r}: {left.get(key)!r} / {right.get(key)!r}" for key in names[:3])
 
 
-def _bound(world: World, timeouts: int) -> int:
+def bound_us(world: World, timeouts: int) -> int:
+    """Return how long something may take that needs so many election timeouts, and some slack."""
     return timeouts * world.config.raft.election_timeout_ms * 1000 + SLACK_US
 
 
-def _active(weather: Weather) -> dict[str, object]:
-    """The faults of a weather in words short enough for one line each."""
+def active(weather: Weather) -> dict[str, object]:
+    """Return the faults of a weather in words short enough for one line each."""
     shown: dict[str, object] = {}
     for kind in weather.kinds:
         value = weather.rates.get(kind, getattr(weather, kind, getattr(weather.network, kind, None)))

@@ -20,6 +20,12 @@ from protocol.wire.rpc_pb2 import (
     LeaseKeepAliveResponse,
     LeaseRevokeResponse,
     LeaseTimeToLiveResponse,
+    MemberAddResponse,
+    MemberListResponse,
+    MemberPromoteResponse,
+    MemberRemoveResponse,
+    MemberUpdateResponse,
+    MoveLeaderResponse,
     PutRequest,
     PutResponse,
     RangeRequest,
@@ -39,6 +45,12 @@ RESPONSES: Final[dict[str, type[ProtoMessage]]] = {
     "revoke": LeaseRevokeResponse,
     "keep_alive": LeaseKeepAliveResponse,
     "time_to_live": LeaseTimeToLiveResponse,
+    "member_list": MemberListResponse,
+    "member_add": MemberAddResponse,
+    "member_remove": MemberRemoveResponse,
+    "member_update": MemberUpdateResponse,
+    "member_promote": MemberPromoteResponse,
+    "move_leader": MoveLeaderResponse,
 }
 """Method name to the class of its answer."""
 OF_THE_LESSOR: Final = ("keep_alive", "time_to_live")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from actors.actor import Source
 from actors.effects import Log
 from protocol.config import ClusterConfig
+from protocol.identity import FoundingMember
 from protocol.local import LeadershipChanged, LogRecovered, StoreOpened
 from protocol.message import Message
 from protocol.types import NOBODY, EntryKind, MemberId
-from raft.configuration import Configuration
+from raft.configuration import Configuration, founding_configuration
 from sim.checkers import Checkers, SameState
 from sim.clients import History, SimClient
 from sim.faults import FaultInjector
@@ -63,6 +64,11 @@ class World:
         self.calls_open: dict[int, SimClient] = {}
         self.cluster = config.cluster_id
         self.founders = config.founding().founders
+        self.ended: list[SimNode] = []
+        """Machines that were removed, or never joined, and have stopped for good."""
+        self.known: list[SimNode] | None = None
+        """Where clients believe the members to be; None: wherever there is a node."""
+        self._links = 0
         self._heap: list[tuple[int, int, Callable[..., None], tuple[Any, ...]]] = []
         self._planned = 0
         luck = self.rng("world")
@@ -72,7 +78,8 @@ class World:
         self.background_us_max = luck.choice((500, 20_000, 300_000))
         self.network = PeerNetwork(self.rng("network"), weather.network)
         self.nodes = [SimNode(self, founder, self.rng(f"node:{founder.name}")) for founder in self.founders]
-        self.logs = Checkers({node.name: node.member for node in self.nodes})
+        founding = founding_configuration(self.founders)
+        self.logs = Checkers({node.name: node.member for node in self.nodes}, founding)
         self.states = SameState()
         self.listeners: list[Callable[[Process, Message], None]] = []
         """Whoever else looks at local messages as they leave."""
@@ -112,6 +119,35 @@ class World:
         self.now_us = max(self.now_us, until_us)
         return False
 
+    # --- machines --------------------------------------------------------------------------------
+
+    @property
+    def endpoints(self) -> list[SimNode]:
+        """Where clients look for members."""
+        return self.known or self.nodes
+
+    def next_link(self) -> int:
+        """Return the number of one more end of the network's links."""
+        self._links += 1
+        return self._links
+
+    def add_machine(self, newcomer: FoundingMember, contacts: tuple[str, ...], listens_at: tuple[str, ...]) -> SimNode:
+        """Put a machine with an empty disk beside the others; it is off, and knows only its contacts."""
+        node = SimNode(self, newcomer, self.rng(f"node:{newcomer.name}"), contacts)
+        node.listens_at = listens_at
+        self.nodes = [*self.nodes, node]
+        self.logs.add_log(node.name)
+        self.peers.listen(node)
+        self.note(node.name, "supervisor", "made")
+        return node
+
+    def on_joined(self, node: SimNode) -> None:
+        """A machine knows who it is."""
+        self.counts["joined"] += 1
+        self.note(node.name, "supervisor", f"joined:{node.member:x}")
+        self._by_member[node.member] = node
+        self.logs.join(node.name, node.member, founding_configuration(node.founders))
+
     # --- what nodes report -----------------------------------------------------------------------
 
     def note(self, node: str, actor: str, what: str) -> None:
@@ -123,7 +159,12 @@ class World:
     def on_node_down(self, node: SimNode) -> None:
         """A machine lost its current."""
         self.on_gateway_down(node)
-        self.faults.on_node_down(node)
+        if not node.ended:
+            self.faults.on_node_down(node)
+        elif node not in self.ended:
+            self.note(node.name, "supervisor", "ended")
+            self.nodes = [each for each in self.nodes if each is not node]
+            self.ended.append(node)
 
     def on_gateway_down(self, node: SimNode) -> None:
         """Reset the connections of a gateway that is gone."""
@@ -198,7 +239,8 @@ class World:
             if entry.kind == EntryKind.CONFIGURATION:
                 record = Configuration.decode(entry.data).members.get(node.member)
                 if record is not None and record.store == node.store:
-                    return all(logs.durable.holds(entry.index, entry.term) for logs in self.logs.logs.values())
+                    logs = [self.logs.logs[each.name] for each in self.nodes]
+                    return all(log.durable.holds(entry.index, entry.term) for log in logs)
         return False
 
     def leader(self) -> SimNode | None:

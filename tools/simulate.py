@@ -24,6 +24,7 @@ from rich.table import Table
 from sim.core_run import run_core_seed
 from sim.core_wishes import CoreWishes
 from sim.lease_run import run_lease_seed
+from sim.member_run import run_member_seed
 from sim.minimize import minimize as shrink
 from sim.run import Options, Report, run_seed
 from sim.weather import KINDS, KNOBS
@@ -49,6 +50,7 @@ def main(
     core: Annotated[bool, typer.Option(help="Run consensus alone, with changes of membership.")] = False,
     wishes: Annotated[bool, typer.Option(help="With --core: members are asked for changes as clients ask.")] = False,
     leases: Annotated[bool, typer.Option(help="Clients hold leases and a lock; every lease runs out.")] = False,
+    members: Annotated[bool, typer.Option(help="An administrator adds, removes and replaces members.")] = False,
     minimize: Annotated[bool, typer.Option(help="Shrink the first run that fails.")] = False,
     status: Annotated[bool, typer.Option(help="Print one line of fixed columns per event (one seed only).")] = False,
     worker: Annotated[bool, typer.Option("--worker", hidden=True)] = False,
@@ -63,6 +65,7 @@ def main(
         core=core or wishes,
         wishes=wishes,
         leases=leases,
+        members=members,
         nodes=nodes,
         clients=clients,
         ticks=ticks,
@@ -180,6 +183,8 @@ def _timed(seed: int, options: Options, show: Callable[[str], None] | None = Non
         report = run_core_seed(seed, mix=CoreWishes(seed) if options.wishes else None)
     elif options.leases:
         report = run_lease_seed(seed, options, show=show)
+    elif options.members:
+        report = run_member_seed(seed, options, show=show)
     else:
         report = run_seed(seed, options, show=show)
     report.cpu_s = time.process_time() - began_s
@@ -190,7 +195,7 @@ def _flags(options: Options) -> list[str]:
     """What makes another run one with these options."""
     if options.core:
         return ["--core", "--wishes"] if options.wishes else ["--core"]
-    flags = ["--leases"] if options.leases else []
+    flags = ["--leases"] if options.leases else ["--members"] if options.members else []
     flags += [] if options.ticks == TICKS else ["--ticks", str(options.ticks)]
     for name in ("nodes", "clients"):
         number = getattr(options, name)

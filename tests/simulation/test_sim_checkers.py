@@ -78,6 +78,10 @@ class _Cluster:
         self.say(name, recovered, to="raft")
 
     def lead(self, name: str, term: int, leader: int) -> None:
+        vote = RequestVoteReply.model_construct(term=Term(term), asked=Term(term), granted=True, pre_vote=False)
+        if leader == MEMBERS[name]:
+            for voter in set(MEMBERS.values()) - {leader}:
+                self.checker.on_peer(_process(name), voter, vote)
         self.say(name, LeadershipChanged(term=Term(term), leader=MemberId(leader), members=()), to="gateway")
 
 

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from sim.core_run import run_core_seed
+from sim.member_run import run_member_seed
 from sim.run import Options, run_seed
 
 
@@ -34,6 +35,13 @@ def test_digest_of_consensus_alone_is_the_same_under_two_hash_seeds() -> None:
     first = _digest_in_subprocess(4, "0", "--core")
     assert first == _digest_in_subprocess(4, "1", "--core"), "a hash seed changed the run"
     assert first == run_core_seed(4).digest, "the process changed the run"
+
+
+def test_digest_with_changing_members_is_the_same_under_two_hash_seeds() -> None:
+    """An administrator and machines that come and go are as deterministic as everything else."""
+    first = _digest_in_subprocess(12, "0", "--members")
+    assert first == _digest_in_subprocess(12, "1", "--members"), "a hash seed changed the run"
+    assert first == run_member_seed(12).digest, "the process changed the run"
 
 
 def test_digest_tells_seeds_apart() -> None:

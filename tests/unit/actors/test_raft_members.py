@@ -153,6 +153,16 @@ def test_who_asks_whether_it_belongs_is_told_that_it_does_not() -> None:
     assert [(to, refused.removed) for to, refused in desk.to_peers(peer.PeerRefused)] == [(N3, True)]
 
 
+def test_who_asks_whether_it_belongs_is_told_where_it_says_it_is() -> None:
+    """An actor that was started after the removal knows no address of a former member; members stay where they are."""
+    desk = opened_with(changed_to(1, 2, removed=(9,)))
+    desk.forget()
+    desk.turn(peer.ConfirmMembership(term=Term(9), peer_urls=("http://m9:1",)), sender=MemberId(9))
+    (known,) = [effect for effect in desk.effects if isinstance(effect, KnowPeers)]
+    assert known == KnowPeers({MemberId(1): "http://m1:1", MemberId(2): "http://m2:1", MemberId(9): "http://m9:1"})
+    assert [(to, refused.removed) for to, refused in desk.to_peers(peer.PeerRefused)] == [(9, True)]
+
+
 def test_a_member_that_was_removed_stops_in_good_order() -> None:
     """By its own log or by another's word; after an election timeout, in which it can still answer."""
     desk = opened_with(changed_to(2, 3, removed=(1,)))

@@ -10,7 +10,7 @@ from protocol.types import Index, MemberId, Millis, Term
 from raft.configuration import Configuration
 from raft.member_changes import Answer
 from raft.transitions import Role
-from sim.core_cluster import CoreCluster
+from sim.core_cluster import CoreCluster, Wire
 
 N4, N5, N6 = MemberId(4), MemberId(5), MemberId(6)
 
@@ -230,6 +230,25 @@ def test_a_learner_that_nobody_feeds_asks_whether_it_belongs(members: Members) -
     members.cluster.advance(20_000)
     assert set(asked) == {1, 2, 3}
     assert len(asked) <= 3 * 20, "once an election timeout"
+
+
+def test_a_voter_that_nobody_votes_for_asks_whether_it_belongs_and_says_where_it_is(members: Members) -> None:
+    """It may have been removed, by members that have forgotten its address and refuse it in silence."""
+    asked: list[ConfirmMembership] = []
+
+    def note(wire: Wire) -> None:
+        if isinstance(wire.message, ConfirmMembership):
+            asked.append(wire.message)
+
+    members.cluster.on_put = note
+    members.cluster.advance(20_000)
+    assert asked == [], "who is fed does not ask"
+    own = members.configuration().members[MemberId(3)].peer_urls
+    for other in (1, 2):
+        members.cluster[other].crash()
+    members.cluster.advance(20_000)
+    assert {each.peer_urls for each in asked} == {own}
+    assert 2 <= len(asked) <= 2 * 20, "each voter once an election timeout"
 
 
 def test_only_a_learner_in_sync_is_promoted(members: Members) -> None:
