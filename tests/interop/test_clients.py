@@ -26,6 +26,7 @@ PROGRAMS = Path(__file__).parent / "clients"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "actd" / "clients"
 EVERYBODY_DOES = ["put", "txn", "watch", "lease", "lock"]
 BUILD_S = 300
+BUILD_SLOW = "ACTD_BUILD_SLOW_CLIENTS"
 RUN_S = 90
 USER, PASSWORD = "programmer", "secret words"
 OWN_KEYS = ("app/", "/locks/app/", "election/app/")  # clients put their own words before the names of locks
@@ -99,9 +100,10 @@ def program(name: str) -> str:
     return found
 
 
-def built(name: str, sources: Sequence[str], build: Callable[[Path], list[str]]) -> Path:
+def built(name: str, sources: Sequence[str], build: Callable[[Path], list[str]], *, slow: bool = False) -> Path:
     """Return the folder of what `build(folder)` makes of the sources, made now unless it was before.
 
+    What takes minutes of a processor is made only where the variable BUILD_SLOW says so; skip otherwise.
     Tests in other processes may be building it as well: they wait for each other.
     """
     folder = PROGRAMS / name
@@ -112,6 +114,8 @@ def built(name: str, sources: Sequence[str], build: Callable[[Path], list[str]])
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (target / "built").exists():
             return target
+        if slow and not os.environ.get(BUILD_SLOW):
+            pytest.skip(f"{name} is not built yet, which takes minutes: set {BUILD_SLOW}=1 once")
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir()
         done = subprocess.run(build(target), cwd=folder, capture_output=True, text=True, timeout=BUILD_S, check=False)
@@ -215,4 +219,25 @@ def test_java_client(doors: Doors, way: str) -> None:
         ],
     )
     done = run([java, "-cp", f"{made}/target/classes:{made}/lib/*", "Main", *doors.words(way)])
+    assert done == [*EVERYBODY_DOES, "election", *AND_AS_USER[way]]
+
+
+@OPEN_OR_TLS
+def test_rust_client(doors: Doors, way: str) -> None:
+    """etcd-client from crates.io, with locks and elections by the services of the server."""
+    cargo = program("cargo")
+
+    def build(target: Path) -> list[str]:
+        # The crate is made with protoc: the one that comes with our own development extras will do.
+        protoc = target / "protoc"
+        protoc.write_text(f'#!/bin/sh\nexec {sys.executable} -m grpc_tools.protoc "$@"\n')
+        protoc.chmod(0o755)
+        words = (
+            'cp -r . "$0/source" && cd "$0/source" && PROTOC="$0/protoc" "$@" --target-dir "$0/target"'
+            ' && mv "$0/target/debug/actd-interop" "$0/program" && rm -r "$0/target"'
+        )
+        return ["sh", "-c", words, str(target), cargo, "build", "--quiet", "--locked"]
+
+    made = built("rust", ["Cargo.toml", "Cargo.lock", "src/main.rs"], build, slow=True)
+    done = run([made / "program", *doors.words(way)])
     assert done == [*EVERYBODY_DOES, "election", *AND_AS_USER[way]]
