@@ -12,6 +12,8 @@ LENGTH_DELIMITED: Final = 2
 FIXED32: Final = 5
 _WORD: Final = 1 << 64
 _SIGN: Final = 1 << 63
+DEPTH_MAX: Final = 100
+"""Of messages in messages, as protobuf has it; transactions nest."""
 _NUMBERS: Final = frozenset({"int", "uint", "bool"})
 
 
@@ -196,12 +198,14 @@ def _skip_varint(data: bytes, at: int, end: int) -> int:
     raise WireFault("unfinished or overlong varint")
 
 
-def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict[str, Any]:
+def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None, depth: int = 0) -> dict[str, Any]:
     """Return the fields of the message in `data[at:end]` that `spec` names; those that are absent are left out.
 
     Raises:
-        WireFault: the bytes are no such message.
+        WireFault: the bytes are no such message, or messages stand in it deeper than `DEPTH_MAX`.
     """
+    if depth > DEPTH_MAX:
+        raise WireFault(f"messages in messages, deeper than {DEPTH_MAX}")
     end = len(data) if end is None else end
     fields: dict[str, Any] = {}
     while at < end:
@@ -235,7 +239,7 @@ def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict
             continue
         name, form, repeated, inner = field
         if wire_type == LENGTH_DELIMITED:
-            value = data[start:at] if form == "bytes" else _decode_blob(field, data, start, at)
+            value = data[start:at] if form == "bytes" else _decode_blob(field, data, start, at, depth + 1)
         elif form not in _NUMBERS:
             raise WireFault(f"field {key >> 3} is a number")
         elif form != "uint":
@@ -252,9 +256,9 @@ def decode(spec: Spec, data: bytes, at: int = 0, end: int | None = None) -> dict
     return fields
 
 
-def _decode_blob(field: Field, data: bytes, start: int, end: int) -> Any:
+def _decode_blob(field: Field, data: bytes, start: int, end: int, depth: int) -> Any:
     if field.inner is not None:
-        return decode(field.inner, data, start, end)
+        return decode(field.inner, data, start, end, depth)
     if field.form != "text":
         raise WireFault(f"{field.name} is no blob")
     try:

@@ -60,6 +60,9 @@ def read_command_line(words: Sequence[str], table: Mapping[str, Flag]) -> dict[s
 
 def check_value(flag: Flag, value: str) -> None:
     """Raise `ValueError` where `flag` cannot have `value`."""
+    if not value.isprintable() and any("\ud800" <= character <= "\udfff" for character in value):
+        # Bytes of the command line or of a variable that are no text; ids and files are made of text.
+        raise ValueError("it is not valid UTF-8")
     go_values.check(flag.kind, value)
     if flag.choices and value not in flag.choices:
         raise ValueError(f"it is one of {', '.join(repr(choice) for choice in flag.choices)}")

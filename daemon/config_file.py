@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 import yaml
 
 from daemon.flag import Flag, Kind
+from daemon.go_values import UINT64_MAX
 from protocol.errors import ConfigError
 
 _TLS: Final = (
@@ -57,7 +58,9 @@ def read_config_file(path: str, text: str, table: Mapping[str, Flag]) -> FileSet
     """
     try:
         content = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        if isinstance(content, dict):
+            content = {str(key): _with_text_keys(value) for key, value in content.items()}
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, RecursionError) as error:
         # PyYAML lets through what Python says of a date that is none, of a number too long, of a table as a key.
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     found = FileSettings({}, [])
@@ -66,16 +69,19 @@ def read_config_file(path: str, text: str, table: Mapping[str, Flag]) -> FileSet
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: is not a table of keys and values")
     for key, value in content.items():
-        section = SECTIONS.get(str(key))
+        section = SECTIONS.get(key)
         if section is None:
-            _take(path, found, str(key), str(key), value, table)
+            _take(path, found, key, key, value, table)
         elif isinstance(value, dict):
             for inner, each in value.items():
-                name = section.get(str(inner), "")
-                _take(path, found, f"{key}.{inner}", name, each, table)
+                _take(path, found, f"{key}.{inner}", section.get(inner, ""), each, table)
         elif value is not None:
             raise ConfigError(f"{path}: {key}: is a section, with keys of its own below it")
     return found
+
+
+def _with_text_keys(value: object) -> object:
+    return {str(key): each for key, each in value.items()} if isinstance(value, dict) else value
 
 
 def _take(path: str, found: FileSettings, key: str, name: str, value: object, table: Mapping[str, Flag]) -> None:
@@ -93,6 +99,8 @@ def _written(path: str, key: str, flag: Flag, value: object) -> str:
             raise ConfigError(f"{path}: {key}: is {flag.kind.value}, not true or false; put the word in quotes")
         return "true" if value else "false"
     if isinstance(value, int):
+        if abs(value) > UINT64_MAX:
+            raise ConfigError(f"{path}: {key}: value out of range")
         return f"{value}ns" if flag.kind is Kind.TIME else str(value)
     if isinstance(value, str):
         return value

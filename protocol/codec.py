@@ -65,7 +65,8 @@ def decode(
     Args:
         data: one payload as `encode` made it; at most `MESSAGE_BYTES_MAX` bytes.
         allowed: the kinds that may arrive here; None allows every registered kind.
-        array_max: for bytes from outside: no array or map may be longer, nor all together much longer.
+        array_max: for bytes from outside: no array or map may be longer, nor all together much longer, and each value
+            has the type of its field as it is. Text that spells a number is none: it could spell one of any size.
 
     Raises:
         PeerFault: `data` is not a valid message of an allowed kind. Nothing but the message is lost.
@@ -83,7 +84,7 @@ def decode(
     if allowed is not None and kind not in allowed:
         raise PeerFault(f"message kind {kind} may not arrive here")
     try:
-        message: Message = cls.__pydantic_validator__.validate_python(fields)
+        message: Message = cls.__pydantic_validator__.validate_python(fields, strict=array_max is not None)
     except ValidationError as error:
         raise PeerFault(f"invalid {kind}: {error.error_count()} field errors") from error
     return message

@@ -471,7 +471,8 @@ def load_config(path: Path) -> ClusterConfig:
         table = tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Besides its own error tomllib lets through what Python says of a number too long or of tables too deep.
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     try:
         return ClusterConfig.model_validate(table)

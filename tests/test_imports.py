@@ -17,7 +17,8 @@ ALLOWED = {
     "checker": {"protocol"},
     "sim": {"protocol", "raft", "storage", "actors", "gateway", "checker"},
     "chaos": {"protocol", "storage", "actors", "gateway", "actd", "checker"},
-    "tools": {"protocol", "raft", "storage", "actors", "gateway", "daemon", "actd", "sim", "checker", "chaos"},
+    "fuzz": {"protocol", "storage", "actors", "gateway", "daemon", "actd", "sim"},
+    "tools": {"protocol", "raft", "storage", "actors", "gateway", "daemon", "actd", "sim", "checker", "chaos", "fuzz"},
 }
 """Which of our packages each may import, itself aside."""
 EDGE = {"time", "random", "os", "socket", "asyncio", "zmq", "threading", "subprocess"}

@@ -7,7 +7,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("actd", "actors", "chaos", "checker", "daemon", "gateway", "protocol", "raft", "sim", "storage", "tools")
+PACKAGES = (
+    "actd",
+    "actors",
+    "chaos",
+    "checker",
+    "daemon",
+    "fuzz",
+    "gateway",
+    "protocol",
+    "raft",
+    "sim",
+    "storage",
+    "tools",
+)
 FUNCTION_LINES_MAX = 70
 MODULE_LINES_MAX = 600
 BANNED = {

@@ -15,7 +15,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-PACKAGES = ("actd", "actors", "chaos", "checker", "daemon", "gateway", "protocol", "raft", "sim", "storage", "tools")
+PACKAGES = (
+    "actd", "actors", "chaos", "checker", "daemon", "fuzz", "gateway", "protocol", "raft", "sim", "storage", "tools",
+)  # fmt: skip
 QUICK = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
@@ -27,6 +29,7 @@ FULL = (
     ("long tests", ["pytest", "-m", "long", "-q"]),
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..2000", "--jobs", "2"]),
     ("memberships, 2,000 seeds", ["tools.simulate", "--core", "--seeds", "0..2000", "--jobs", "2"]),
+    ("fuzzing, a minute for each target", ["tools.fuzz", "--seconds", "60"]),
     ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),
 )

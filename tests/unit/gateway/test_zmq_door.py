@@ -456,6 +456,10 @@ def hostile_frames() -> dict[str, bytes]:
         "a kind of the door's own": codec.encode(ReplyBatch(replies=())),
         "an unknown field": msgpack.packb(("CancelCalls", {"call_ids": [], "more": 1})),
         "a field of the wrong type": msgpack.packb(("CancelCalls", {"call_ids": ["x"]})),
+        "a number as text": msgpack.packb(
+            ("OpenStream", {"call_id": "9" * 60, "method": 1, "require_leader": False, "messages": []})
+        ),
+        "a call named by text": msgpack.packb(("CallBatch", {"calls": [["9" * 60, 0, 0, b""]]})),
         "too many calls": codec.encode(batch(*((call_id, PUT, b"") for call_id in range(CALLS_PER_BATCH_MAX + 1)))),
         "a million tiny items": msgpack.packb(("CallBatch", {"calls": [None] * 1_000_000})),
         "arrays in arrays": b"\x92\xa9CallBatch\x81\xa5calls" + nested,
