@@ -1,13 +1,13 @@
-"""Who may use the HTTP side: origins of pages (CORS), names of this host, and on the metrics port which pages.
+"""Who may use the HTTP side: origins of pages (CORS), names of hosts and of users, and on the metrics port which pages.
 
-Owns three questions asked before the application is. Knows no socket. Rules are etcd's: over TLS any name is right,
+Owns four questions asked before the application is. Knows no socket. Rules are etcd's: over TLS any name is right,
 because a certificate has said who this is.
 """
 
 from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
-from gateway.asgi_bridge import AsgiApp, Event
+from gateway.asgi_bridge import COMMON_NAME, AsgiApp, Event
 
 EVERYBODY: Final = "*"
 METHODS_ALLOWED: Final = b"POST, GET, OPTIONS, PUT, DELETE"
@@ -16,6 +16,9 @@ PAGES_OF_METRICS: Final = frozenset({"metrics", "health", "livez", "readyz", "ve
 """First words of the paths that the metrics port serves."""
 PAGES_OF_JSON: Final = frozenset({"v3", "v3beta"})
 _TEXT: Final = [(b"content-type", b"text/plain; charset=utf-8"), (b"x-content-type-options", b"nosniff")]
+_NAME_IGNORED: Final = (
+    b"CommonName of client sending a request against gateway will be ignored and not used as expected\n"
+)
 
 Receive = Callable[[], Awaitable[Event]]
 Send = Callable[[Event], Awaitable[None]]
@@ -43,6 +46,21 @@ def guard(app: AsgiApp, origins: Collection[str], hosts: Collection[str]) -> Asg
     return guarded
 
 
+def nameless(app: AsgiApp, rights_matter: Callable[[], bool]) -> AsgiApp:
+    """Return `app` whose JSON paths are closed, while rights matter, to clients whose certificate names a user.
+
+    Over JSON the name counts for nothing; who has one would think that it does.
+    """
+
+    async def answering(scope: Any, receive: Receive, send: Send) -> None:
+        if scope.get(COMMON_NAME) and _first_word(scope) in PAGES_OF_JSON and rights_matter():
+            await _answer(send, 400, _NAME_IGNORED, [])
+            return
+        await app(scope, receive, send)
+
+    return answering
+
+
 def only(app: AsgiApp, pages: Collection[str]) -> AsgiApp:
     """Return `app` with no paths but those that begin with one of `pages`."""
     return _limited(app, lambda page: page in pages)
@@ -55,12 +73,16 @@ def without(app: AsgiApp, pages: Collection[str]) -> AsgiApp:
 
 def _limited(app: AsgiApp, serves: Callable[[str], bool]) -> AsgiApp:
     async def limited(scope: Any, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and not serves(scope["path"].removeprefix("/").partition("/")[0]):
+        if scope["type"] == "http" and not serves(_first_word(scope)):
             await _answer(send, 404, b"404 page not found\n", [])
             return
         await app(scope, receive, send)
 
     return limited
+
+
+def _first_word(scope: Any) -> str:
+    return str(scope.get("path", "")).removeprefix("/").partition("/")[0]
 
 
 def _is_one_of(value: str, allowed: Collection[str]) -> bool:

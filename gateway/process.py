@@ -19,7 +19,7 @@ from gateway.grpc_door import GrpcShared
 from gateway.grpc_methods import all_methods
 from gateway.health import HealthService
 from gateway.http1_door import HttpStack
-from gateway.http_guard import PAGES_OF_JSON, PAGES_OF_METRICS, guard, only, without
+from gateway.http_guard import PAGES_OF_JSON, PAGES_OF_METRICS, guard, nameless, only, without
 from gateway.listening import door_name
 from gateway.loop import GatewayLoop
 from gateway.methods import HEALTH_WATCH, METHODS, STREAM_METHODS
@@ -61,7 +61,8 @@ def run_gateway(context: ProcessContext) -> int:
 
         http = context.config.http
         app: AsgiApp = build_app(view, JsonGateway(shared))
-        served = app if http.json_gateway else without(app, PAGES_OF_JSON)
+        with_json = nameless(app, lambda: core.access.enabled)
+        served = with_json if http.json_gateway else without(app, PAGES_OF_JSON)
         return guard(served, http.allowed_origins, http.allowed_hosts)
 
     http1 = HttpStack(loop, make_app)

@@ -4,7 +4,6 @@ Left out is what etcd has changed since 3.4.23: needs of Compact, MemberList, St
 """
 
 import random
-import re
 import shutil
 import subprocess
 from collections import Counter
@@ -12,65 +11,20 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from auth_doors import AuthDoor, permission
 from clusters import Cluster, running
 from etcd_server import need_etcd, running_etcd
 from google.protobuf.message import Message
-from grpc_doors import Door, answer_of
 from kv_answers import Answer, comparable
 
 from actd import Client, RequestRefused
 from protocol.errors import ErrorCode
-from protocol.wire import auth_pb2 as auth
 from protocol.wire import rpc_pb2 as rpc
 
 ETCDCTL = shutil.which("etcdctl")
 pytestmark = [pytest.mark.processes, pytest.mark.slow]
 ROOT = ("root", "rootpw")
 STEPS = 250
-AUTH_METHODS = {
-    f"Auth/{name}": (getattr(rpc, f"{prefix}{name}Request"), getattr(rpc, f"{prefix}{name}Response"))
-    for prefix, names in (
-        ("", ("AuthEnable", "AuthDisable", "Authenticate")),
-        (
-            "Auth",
-            (
-                *("UserAdd", "UserGet", "UserList", "UserDelete", "UserChangePassword", "UserGrantRole"),
-                *("UserRevokeRole", "RoleAdd", "RoleGet", "RoleList", "RoleDelete", "RoleGrantPermission"),
-                "RoleRevokePermission",
-            ),
-        ),
-    )
-    for name in names
-}
-
-
-class AuthDoor(Door):
-    """A door that is asked under tokens."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(address)
-        self.tokens: dict[str, str] = {}
-        for path, (request, response) in AUTH_METHODS.items():
-            self._methods[request] = self.channel.unary_unary(
-                f"/etcdserverpb.{path}",
-                request_serializer=request.SerializeToString,
-                response_deserializer=response.FromString,
-            )
-
-    def answer_as(self, user: str, request: Message) -> Answer:
-        """Ask as a user who has logged in, or as nobody."""
-        metadata = [("token", self.tokens[user])] if user in self.tokens else []
-        future = self._methods[type(request)].future(request, timeout=30, wait_for_ready=True, metadata=metadata)
-        return answer_of(future)
-
-    def log_in(self, user: str, password: str) -> Answer:
-        """Get a token and keep it."""
-        status, response = self.answer(rpc.AuthenticateRequest(name=user, password=password))
-        if status == "OK":
-            self.tokens[user] = response.token
-            assert re.fullmatch(r"[A-Za-z]{16}\.[0-9]+", response.token), response.token
-            response = type(response)()
-        return status, response
 
 
 @pytest.fixture(scope="module")
@@ -101,13 +55,6 @@ def both_begin_alike(doors: tuple[AuthDoor, AuthDoor, Cluster, str]) -> Iterator
         for name in door.answer(rpc.AuthRoleListRequest())[1].roles:
             door.answer(rpc.AuthRoleDeleteRequest(role=name))
         door.answer(rpc.DeleteRangeRequest(key=b"\0", range_end=b"\0"))
-
-
-def permission(kind: int, key: bytes, range_end: bytes = b"") -> auth.Permission:
-    """A permission of a kind by its number."""
-    made = auth.Permission(key=key, range_end=range_end)
-    made.permType = kind  # type: ignore[assignment]
-    return made
 
 
 def both(doors: Sequence[AuthDoor], user: str, request: Message) -> Answer:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from gateway.http_guard import PAGES_OF_METRICS, guard, only
+from gateway.asgi_bridge import naming
+from gateway.http_guard import PAGES_OF_METRICS, guard, nameless, only
 
 
 async def page(_scope: Any, _receive: Any, send: Any) -> None:
@@ -67,3 +68,17 @@ def test_pages_of_listed_origins_may_read_the_answer() -> None:
 def test_the_metrics_port_has_its_pages_only(path: str, status: int) -> None:
     """Nothing of the store."""
     assert ask(only(page, PAGES_OF_METRICS), path)[0] == status
+
+
+def test_json_is_closed_to_whom_a_certificate_names_while_rights_matter() -> None:
+    """Etcd's refusal: a name would not count there. Pages, and clients without a name, are let be."""
+    matters = [True]
+    app = nameless(page, lambda: matters[0])
+    named = naming(app, "alice")
+    for path in ("/v3/kv/range", "/v3beta/auth/authenticate"):
+        status, _, body = ask(named, path, "POST", "https")
+        assert (status, body[:10]) == (400, b"CommonName")
+        assert ask(app, path, "POST", "https")[0] == 200
+    assert ask(named, "/health", scheme="https")[0] == 200
+    matters[0] = False
+    assert ask(named, "/v3/kv/range", "POST", "https")[0] == 200
