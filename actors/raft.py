@@ -247,6 +247,8 @@ class RaftActor:
                 core.step(source.member, message, now)
             elif isinstance(message, peer.OfferSnapshot):
                 self.snapshots.on_offer(core, source.member, message)
+            elif isinstance(message, peer.ClusterDescribed):
+                self.members.on_described(core, source.member, message)
             elif isinstance(message, peer.PeerRefused):
                 self.emit(Log("error", "refused_by_peer", {"peer": f"{source.member:x}", "reason": message.reason}))
                 if message.removed:

@@ -39,6 +39,10 @@ class MemberDesk:
         self.leave_at: Millis | None = None
         """When this node stops, because it was removed."""
         self._told_removed: dict[MemberId, Millis] = {}
+        self._describe_at = Millis(0)
+        """When this leader next tells members that it does not hear where everybody is."""
+        self._described: dict[MemberId, str] = {}
+        """Where members are by the word of the leader, as far as this log has not said later."""
         founders = actor.identity.founders
         self._dialled: dict[MemberId, str | None] = {
             founder.member: dialled_url(founder.peer_urls) for founder in founders
@@ -55,6 +59,8 @@ class MemberDesk:
     def end_turn(self, core: Raft) -> None:
         """Follow the configuration in force, ahead of anything that is sent under it."""
         if core.configuration is not self._known:
+            members = core.configuration.members
+            self._described = {member: url for member, url in self._described.items() if member not in members}
             self.tell_peers(core)
 
     # --- where members are --------------------------------------------------------------------------
@@ -70,7 +76,28 @@ class MemberDesk:
 
     def _peers(self, configuration: Configuration) -> dict[MemberId, str]:
         urls = {member: dialled_url(record.peer_urls) for member, record in sorted(configuration.members.items())}
-        return {member: url for member, url in urls.items() if url is not None}
+        return {member: url for member, url in urls.items() if url is not None} | self._described
+
+    def _describe(self, core: Raft, now: Millis) -> None:
+        """Tell members that are not heard where everybody is.
+
+        One that was away while others came, or has just joined and has no log yet, would answer where nobody is.
+        """
+        assert core.leading is not None, "only a leader knows whom it does not hear"
+        self._describe_at = Millis(now + core.config.election_timeout_ms)
+        since = Millis(now - core.config.election_timeout_ms)
+        silent = [member for member, each in sorted(core.leading.progress.items()) if not each.heard_since(since)]
+        if silent:
+            described = codec.encode(peer.ClusterDescribed(members=core.configuration.views(), refusal=""))
+            for member in silent:
+                self._actor.emit(SendPeer(member, described))
+
+    def on_described(self, core: Raft, sender: MemberId, described: peer.ClusterDescribed) -> None:
+        """Reach members where the leader says they are, until the log says something later."""
+        if sender == core.leader and core.leading is None:
+            urls = {view.member: dialled_url(view.peer_urls) for view in described.members}
+            self._described = {member: url for member, url in urls.items() if url is not None}
+            self.tell_peers(core)
 
     def address_of(self, core: Raft, member: MemberId) -> dict[str, object]:
         """Return what a helper must be told to reach `member`; nothing if that is not known."""
@@ -78,8 +105,12 @@ class MemberDesk:
         return {} if url is None else {"peer_url": url}
 
     def on_join_asked(self, core: Raft, asked: peer.JoinAsked) -> None:
-        """Tell a newcomer who it is; the answer goes to the peer URLs that the member table has."""
-        for member, record in sorted(core.configuration.members.items()):
+        """Tell a newcomer who it is; the answer goes to the peer URLs that the member table has.
+
+        The committed one: whoever was told of a member that is rolled back later would be that for ever.
+        """
+        configuration = membership.committed_configuration(core)
+        for member, record in sorted(configuration.members.items()):
             if set(record.peer_urls) != set(asked.peer_urls):
                 continue
             refusal = ""
@@ -88,7 +119,7 @@ class MemberDesk:
                     f"member {member:x} at {', '.join(record.peer_urls)} has had a data directory, and this is empty: "
                     f"bring the old one back, or remove the member (`etcdctl member remove {member:x}`) and add it anew"
                 )
-            described = peer.ClusterDescribed(members=core.configuration.views(), refusal=refusal)
+            described = peer.ClusterDescribed(members=configuration.views(), refusal=refusal)
             self._actor.emit(SendPeer(member, codec.encode(described), actor="joiner"))
 
     # --- removal ------------------------------------------------------------------------------------
@@ -161,6 +192,10 @@ class MemberDesk:
             self.publish(core, now)
         if self.leave_at is not None and now >= self.leave_at:
             self._leave(core)
+        if core.leading is None:
+            self._describe_at = Millis(now + core.config.election_timeout_ms)
+        elif now >= self._describe_at:
+            self._describe(core, now)
 
     def gateway_started(self, core: Raft) -> None:
         """Another gateway speaks from now on; what this node asked for itself is forgotten with the rest."""

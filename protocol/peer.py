@@ -255,7 +255,10 @@ class JoinAsked(Message):
 
 
 class ClusterDescribed(Message):
-    """You are the member this is addressed to, and these are all; or why that member cannot be joined any more."""
+    """You are the member this is addressed to, and these are all; or why that member cannot be joined any more.
+
+    Told to a newcomer that asks, and by a leader to members that it does not hear: they may not know where it is.
+    """
 
     members: tuple[MemberView, ...]
     refusal: str
@@ -294,7 +297,7 @@ class SnapshotProgress(Message):
 
 PEER_KINDS: Final = frozenset(
     {kind.__name__ for kind in PeerMessage.__subclasses__()}
-    | {"OfferSnapshot", "PeerRefused"}
+    | {"ClusterDescribed", "OfferSnapshot", "PeerRefused"}
     | {"SnapshotChunk", "SnapshotProgress"}
 )
 """What another node may say; the messages of this node's own actors are not among it."""

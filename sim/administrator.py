@@ -192,22 +192,31 @@ class Administrator(Observer):
             if machine is None:
                 self._start_late(tuple(member.peerURLs))
             elif machine.member == NOBODY:
-                machine.peer_urls = tuple(member.peerURLs)
+                urls = tuple(member.peerURLs)
+                contacts = tuple(other.peerURLs[0] for other in members if other.ID != member.ID and other.name)
+                if (machine.peer_urls, machine.contacts) != (urls, contacts):
+                    machine.correct(urls, contacts)
         listed = {url for member in members for url in member.peerURLs}
         for node in self.world.nodes:
             if node.member == NOBODY and not listed & set(node.listens_at) and node.listens_at != self._adding:
-                node.retire()
+                node.withdraw()
+        self._starting = {url for url in self._starting if listed & set(_both(url))}
         known = [machine for member in members if (machine := self._machine(member)) is not None]
         self.world.known = known or None
 
     def _start_late(self, urls: tuple[str, ...]) -> None:
-        both = next((pair for pair in map(addresses, range(1, self._made + 1)) if set(pair) & set(urls)), None)
-        if both is None or both[0] in self._starting:
+        both = _both(urls[0])
+        if both[0] in self._starting:
             return
         self._starting.add(both[0])
         unit_us = self.world.config.raft.election_timeout_ms * 1000
         late_us = 0 if self.finishing else int(self._rng.random() ** 2 * LATE_UNITS_MAX * unit_us)
-        self.world.at(self.world.now_us + 1 + late_us, self._start, both)
+        self.world.at(self.world.now_us + 1 + late_us, self._start_if_wanted, both)
+
+    def _start_if_wanted(self, urls: tuple[str, ...]) -> None:
+        """Unless its member was removed meanwhile."""
+        if urls[0] in self._starting:
+            self._start(urls)
 
     def _start(self, urls: tuple[str, ...]) -> None:
         """Put a machine with an empty disk there, and switch it on."""
@@ -245,6 +254,12 @@ class Administrator(Observer):
 def addresses(number: int) -> tuple[str, ...]:
     """Return the peer URLs at which a machine of that number is reached."""
     return (f"http://127.0.0.{number}:2380", f"http://127.0.0.{number}:2390")
+
+
+def _both(url: str) -> tuple[str, ...]:
+    """Return all peer URLs at which the machine with this one is reached."""
+    host = url.rpartition(":")[0]
+    return addresses(int(host.rpartition(".")[2]))
 
 
 def asked(method: str, message: ProtoMessage) -> Request:

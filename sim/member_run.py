@@ -138,18 +138,27 @@ def _let_finish(world: World, administrator: Administrator, observers: list[Obse
     waiting: list[SimClient] = [administrator, *observers]
     if not world.run_until(end_us, lambda: not any(client.waiting for client in waiting)):
         raise SimulationFailed("every call is answered", "calls about members are still open after the healing")
-    if not world.run_until(end_us, lambda: _at_rest(world)):
+    if not world.run_until(end_us, lambda: _at_rest(world, end_us)):
         states = {node.name: (f"{node.member:x}", node.powered) for node in world.nodes}
         last = world.logs.configurations.committed[-1].configuration
         raise SimulationFailed("who was removed ends", f"machines {states}, members {last}")
 
 
-def _at_rest(world: World) -> bool:
-    """Whether exactly the members run, and nobody waits for a promised vote."""
+def _at_rest(world: World, end_us: int) -> bool:
+    """Whether exactly the members run, and nobody waits for a promised vote.
+
+    Who was removed and knows nobody that is left is told by nobody: its operator takes it out of service, late.
+    """
     last = world.logs.configurations.committed[-1].configuration
     if last.joint or any(record.promised for record in last.members.values()):
         return False
-    return {node.member for node in world.nodes} == set(last.members) and NOBODY not in last.members
+    if end_us - world.now_us < bound_us(world, LIVE_WITHIN_TIMEOUTS):
+        for node in world.nodes:
+            known = world.logs.configurations.latest(node.name).everyone_voting() if node.member != NOBODY else ()
+            if node.member not in last.members and known and not set(known) & set(last.members):
+                world.counts["removed_told_by_nobody"] += 1
+                node.withdraw()
+    return {node.member for node in world.nodes} == set(last.members)
 
 
 def _check_agreement(world: World) -> None:

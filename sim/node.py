@@ -206,12 +206,19 @@ class SimNode:
         self.disk.crash()
         self._go_down()
 
-    def retire(self) -> None:
-        """Take a machine that never joined, and shall not, out of service."""
+    def correct(self, peer_urls: tuple[str, ...], contacts: tuple[str, ...]) -> None:
+        """Correct the cluster file of a machine that has not joined; it is started anew with that."""
         assert self.member == NOBODY, f"{self.name} has joined"
+        self.peer_urls, self.contacts = peer_urls, contacts
+        if self.newcomer is not None:
+            self.newcomer = Newcomer(self)
+            self.newcomer.ask()
+
+    def withdraw(self) -> None:
+        """Take the machine out of service, for good."""
         self.ended = True
         if self.powered:
-            self.lose_power("retired")
+            self.lose_power("withdrawn")
         else:
             self.world.on_node_down(self)
 

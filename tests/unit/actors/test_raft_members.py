@@ -10,7 +10,7 @@ from protocol import local, peer
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.membership import ChangeKind, MemberChange
-from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, StoreId, Term
+from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, LogPosition, MemberId, StoreId, Term
 from raft.configuration import Configuration, MemberRecord
 
 ADD = MemberChange(ChangeKind.ADD, MemberId(9), ("http://n9:2380",))
@@ -125,6 +125,61 @@ def test_a_newcomer_is_told_who_it_is_unless_its_member_has_a_store() -> None:
     ((to, described),) = desk.to_peers(peer.ClusterDescribed)
     assert to == N2
     assert "has had a data directory" in described.refusal
+
+
+def test_a_newcomer_is_not_told_of_a_member_that_may_be_rolled_back() -> None:
+    """It would be that member for ever, on its disk, and nobody in the table."""
+    desk = opened_with(changed_to(1, 2, 5), committed=False)
+    desk.turn(peer.JoinAsked(peer_urls=("http://m5:1",)))
+    assert desk.to_peers(peer.ClusterDescribed) == []
+
+
+def test_a_leader_tells_members_that_it_does_not_hear_where_everybody_is() -> None:
+    """Not at once after its election, and not those that answer."""
+    desk = Desk()
+    desk.open()
+    desk.lead()
+    desk.persist()
+    desk.forget()
+    core = desk.actor.core
+    assert core is not None
+    until = desk.now + 3 * desk.config.election_timeout_ms
+    while desk.now < until:
+        desk.wait()
+        desk.acknowledge_all(N2)
+    described = desk.to_peers(peer.ClusterDescribed)
+    assert {to for to, _ in described} == {N3}
+    assert 2 <= len(described) <= 3, "once an election timeout"
+    assert [view.member for view in described[0][1].members] == [1, 2, 3]
+
+
+def test_a_member_reaches_others_where_the_leader_says_until_its_log_says_later() -> None:
+    """A joiner without a log, or one that was away while all others changed, would answer where nobody is."""
+    desk = Desk()
+    desk.open()
+    seven = MemberId(7)
+    desk.turn(peer.Heartbeat(term=Term(2), commit=Index(0), round=0), sender=seven, store=StoreId(0))
+    views = changed_to(1, 2, 7).views()
+    desk.forget()
+    desk.turn(peer.ClusterDescribed(members=views, refusal=""), sender=N3)
+    assert not [effect for effect in desk.effects if isinstance(effect, KnowPeers)], "only the leader knows"
+    desk.turn(peer.ClusterDescribed(members=views, refusal=""), sender=seven, store=StoreId(0))
+    (known,) = [effect for effect in desk.effects if isinstance(effect, KnowPeers)]
+    assert known.peers[seven] == "http://m7:1"
+    assert known.peers[N2] == "http://m2:1"
+    assert dict(desk.sent(local.PeersChanged, "wal")[0].peers) == known.peers
+    core = desk.actor.core
+    assert core is not None
+    assert desk.actor.members.address_of(core, seven) == {"peer_url": "http://m7:1"}, "helpers go there, too"
+    later = Configuration(changed_to(1, 2).voters, members=changed_to(1, 2).members)
+    moved = later.with_member(N2, later.members[N2]._replace(peer_urls=("http://moved:1",)))
+    entry = Entry(Term(2), Index(1), EntryKind.CONFIGURATION, moved.encode())
+    append = peer.AppendEntries(
+        term=Term(2), previous=LogPosition(Term(0), Index(0)), entries=(entry,), commit=Index(0), quiet=False
+    )
+    desk.turn(append, sender=seven, store=StoreId(0))
+    assert desk.actor.members.address_of(core, N2) == {"peer_url": "http://moved:1"}
+    assert desk.actor.members.address_of(core, seven) == {"peer_url": "http://m7:1"}
 
 
 def test_a_removed_member_is_not_heard_and_is_told_so() -> None:
