@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from google.protobuf.message import Message as ProtoMessage
 
+from protocol.errors import WIRE_ERRORS, ErrorCode
 from protocol.identity import FoundingMember
-from protocol.types import NOBODY, MemberId
+from protocol.types import NOBODY
 from protocol.wire import rpc_pb2 as rpc
+from raft.member_changes import PATIENCE_TIMEOUTS
 from sim.clients import Call, History, SimClient
 from sim.workload import RESPONSES, Request, Seen, Workload
 
@@ -72,6 +74,9 @@ class Administrator(Observer):
         self._adding: tuple[str, ...] = ()
         """Peer URLs of the member it tries to add."""
         self._starting: set[str] = set()
+        self._unsure_until_us = 0
+        """Until when a change of unknown outcome may still be made."""
+        self._asked: Call | None = None
         self._think_us = unit_us // 3
         self._burst = 1
         self._timeout_ms = int(unit_us * rng.choice((2, 12)) / 1000) + 50
@@ -100,6 +105,10 @@ class Administrator(Observer):
         else:
             self._send(request)
 
+    def _send(self, request: Request) -> None:
+        super()._send(request)
+        self._asked = self._open
+
     def _decide(self, members: list[Any]) -> Request | None:
         rng = self._rng
         learners = [member for member in members if member.isLearner]
@@ -127,7 +136,8 @@ class Administrator(Observer):
         if learners:
             self._node = self._rng.choice(self.world.endpoints)
             return asked("member_promote", rpc.MemberPromoteRequest(ID=learners[0].ID))
-        self.done = all(self._machine(member) is not None for member in members)
+        sure = self.world.now_us >= self._unsure_until_us
+        self.done = sure and all(self._machine(member) is not None for member in members)
         return None
 
     def _victim(self, members: list[Any]) -> Any:
@@ -248,6 +258,9 @@ class Administrator(Observer):
     def _go_elsewhere(self) -> None:
         """Whatever went wrong: look how things are before anything else is tried."""
         self._members = None
+        if self._asked is not None and self._asked.request.method != "member_list" and may_be_done(self._asked):
+            patience_ms = (PATIENCE_TIMEOUTS + 1) * self.world.config.raft.election_timeout_ms
+            self._unsure_until_us = self.world.now_us + patience_ms * 1000
         self._later(self._pause_us() + self._rng.randrange(1000, 30_000))
 
 
@@ -267,7 +280,9 @@ def asked(method: str, message: ProtoMessage) -> Request:
     return Request(method, message, message.SerializeToString(), writes=False)
 
 
-def removed_member(call: Call) -> MemberId:
-    """Return whom a call wanted to remove."""
-    message: Any = call.request.message
-    return MemberId(message.ID)
+def may_be_done(call: Call) -> bool:
+    """Whether what was asked for was done, or may have been, or may still be."""
+    if call.end is None or call.code is None:
+        return True
+    code = ErrorCode(call.code)
+    return code == ErrorCode.OK or WIRE_ERRORS[code].outcome_unknown

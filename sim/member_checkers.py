@@ -8,8 +8,9 @@ Hence an acknowledged change is in every later linearizable list, unless it was 
 from dataclasses import dataclass
 from typing import Any, Final
 
-from protocol.errors import WIRE_ERRORS, ErrorCode
+from protocol.errors import ErrorCode
 from protocol.membership import MemberView
+from sim.administrator import may_be_done
 from sim.clients import Call, History
 from sim.configurations import Placed
 from sim.trouble import SimulationFailed
@@ -84,7 +85,7 @@ def _check_unasked(history: History, states: list[_State]) -> None:
     """Nobody comes, goes, gets a vote or moves without having been asked for, and what was refused was not done."""
     founders = {view.member for view in states[0].views}
     came = {view.member: view for state in reversed(states) for view in state.views if view.member not in founders}
-    asked = [call for call in history.calls if call.request.method in CHANGES and _may_be_done(call)]
+    asked = [call for call in history.calls if call.request.method in CHANGES and may_be_done(call)]
     for member, view in came.items():
         if not any(call.request.method == "member_add" and _urls(call) == view.peer_urls for call in asked):
             raise SimulationFailed("no member out of thin air", f"nobody added {member:x} at {view.peer_urls}")
@@ -97,13 +98,6 @@ def _check_unasked(history: History, states: list[_State]) -> None:
             response: Any = RESPONSES["member_add"].FromString(call.body)
             if sum(_added(other) == response.member.ID for other in history.calls) > 1:
                 raise SimulationFailed("ids are never reused", f"{_name(call)} got the id of another")
-
-
-def _may_be_done(call: Call) -> bool:
-    if call.end is None or call.code is None:
-        return True
-    code = ErrorCode(call.code)
-    return code == ErrorCode.OK or WIRE_ERRORS[code].outcome_unknown
 
 
 def _added(call: Call) -> int:

@@ -133,15 +133,15 @@ def _let_finish(world: World, administrator: Administrator, observers: list[Obse
     end_us = world.now_us + 2 * bound_us(world, LIVE_WITHIN_TIMEOUTS)
     if not world.run_until(end_us, lambda: administrator.done):
         raise SimulationFailed("changes come to an end", "the administrator is not done although everything is sound")
+    if not world.run_until(end_us, lambda: _at_rest(world, end_us)):
+        states = {node.name: (f"{node.member:x}", node.powered) for node in world.nodes}
+        last = world.logs.configurations.committed[-1].configuration
+        raise SimulationFailed("who was removed ends", f"machines {states}, members {last}")
     for client in (administrator, *observers):
         client.stopped = True
     waiting: list[SimClient] = [administrator, *observers]
     if not world.run_until(end_us, lambda: not any(client.waiting for client in waiting)):
         raise SimulationFailed("every call is answered", "calls about members are still open after the healing")
-    if not world.run_until(end_us, lambda: _at_rest(world, end_us)):
-        states = {node.name: (f"{node.member:x}", node.powered) for node in world.nodes}
-        last = world.logs.configurations.committed[-1].configuration
-        raise SimulationFailed("who was removed ends", f"machines {states}, members {last}")
 
 
 def _at_rest(world: World, end_us: int) -> bool:
