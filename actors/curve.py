@@ -42,6 +42,7 @@ _FAILED: Final = {
     int(zmq.EVENT_HANDSHAKE_FAILED_AUTH): "refused",
 }
 _FAILURES: Final = sum(_FAILED)
+_UNKNOWN_THERE: Final = "put this node's public key into that member's peer_keys_dir"
 
 Socket = zmq.Socket[bytes]
 Context = zmq.Context[Socket]
@@ -227,7 +228,8 @@ class Curve:
                 self._tell("curve_handshake_failed", what, door=name, reason=reason)
         else:
             self._metrics.count(f'actd_curve_link_failures_total{{reason="{reason}"}}')
-            self._tell("curve_link_refused", what, peer=name, reason=reason)
+            remedy = {"key": self._keys.public.decode(), "help": _UNKNOWN_THERE} if reason == "refused" else {}
+            self._tell("curve_link_refused", what, peer=name, reason=reason, **remedy)
 
     def _tell(self, event: str, topic: str, **fields: str) -> None:
         """Log, but not more than once a second about one thing."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,13 +16,15 @@ pytestmark = [pytest.mark.processes, pytest.mark.slow]
 
 
 class Growing:
-    """A cluster that began as one node, and the files of those that join it."""
+    """A cluster that began as one node or some, and the files of those that join it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, nodes: int = 1, node_lines: Sequence[str] = ()) -> None:
+        """With `node_lines` each node's table ends with these; `{name}` stands for its name."""
         self.directory = directory
-        self.first = Cluster(directory / "first", 1)
-        self.ports = {"n1": self.first.ports["n1"]}
-        self.ids = {"n1": self.first.member("n1")}
+        self.node_lines = node_lines
+        self.first = Cluster(directory / "first", nodes, node_lines=node_lines)
+        self.ports = dict(self.first.ports)
+        self.ids = {name: self.first.member(name) for name in self.first.names}
 
     @property
     def peer_urls(self) -> dict[str, str]:
@@ -52,6 +54,7 @@ class Growing:
         for each, (client, peer, zmq) in self.ports.items():
             lines += ["[[nodes]]", f'name = "{each}"', f'client = "127.0.0.1:{client}"']
             lines += [f'peer = "127.0.0.1:{peer}"', f'zmq = "127.0.0.1:{zmq}"']
+            lines += [line.format(name=each) for line in self.node_lines]
         file.write_text("\n".join(lines) + "\n")
         known.launch(name, file=file, data=self.directory / f"data{data}")
         if name not in known.names:
