@@ -212,7 +212,7 @@ def go_on(raft: "Raft") -> None:
         if code is ErrorCode.OK:
             code = _make(raft, wish.change)
         if code is not ErrorCode.OK or _at_rest(raft):
-            # Refused, or it is as it was wished already.
+            # Refused, or the table says already what a member tells of itself.
             _decide(raft, wish, code)
         else:
             desk.under_way = wish
@@ -277,6 +277,7 @@ def _make(raft: "Raft", change: MemberChange) -> ErrorCode:
         table[member] = table[member]._replace(peer_urls=change.peer_urls)
     else:
         table[member] = table[member]._replace(name=change.name, client_urls=change.client_urls)
-    if table == configuration.members:
+    if change.kind == ChangeKind.PUBLISH and table == configuration.members:
         return ErrorCode.OK
+    # Even if nothing changes: an answer lists the members, which only what is committed again shows to be so still.
     return membership.change_members(raft, voters, learners, table)

@@ -33,7 +33,9 @@ def run_lease_seed(
     seed: int, options: Options | None = None, *, show: Callable[[str], None] | None = None, clients: int = CLIENTS
 ) -> Report:
     """Run one seed with leases to its verdict; a broken promise is in the report."""
-    options = replace(options or Options(), ticks=TICKS)
+    options = options or Options()
+    options = replace(options, ticks=TICKS if options.ticks == Options().ticks else options.ticks)
+    clients = min(clients, options.clients or clients)
     config = options.config or draw_lease_config(seed, options.nodes, options.knobs)
     unit_ms = config.raft.election_timeout_ms
     drawn = draw_weather(seed, unit_ms, options.faults)
@@ -41,7 +43,14 @@ def run_lease_seed(
     world = World(seed, config, weather, ProductionParts(config), show=show)
     times = LogTimes(world)
     world.clients = [LeaseClient(world, number, world.rng(f"lease:{number}")) for number in range(clients)]
-    report = Report(seed, nodes=len(config.nodes), clients=clients, tick_us=unit_ms * 100, kinds=list(weather.kinds))
+    report = Report(
+        seed,
+        nodes=len(config.nodes),
+        clients=clients,
+        tick_us=unit_ms * 100,
+        kinds=list(weather.kinds),
+        knobs=_knobs(seed, options.knobs) if options.config is None else [],
+    )
     try:
         storm(world, options)
         heal(world, report)
@@ -62,11 +71,17 @@ def draw_lease_config(seed: int, nodes: int | None, knobs: frozenset[str] | None
     """Return a cluster file whose leases are short, and whose longer ones are recorded often, sometimes."""
     luck = random.Random(f"{seed}/setting")
     node_count = nodes or luck.choice(NODE_COUNTS)
-    # Shortest leases are of whole seconds: with very short election timeouts nearly nothing would ever run out.
-    kept = frozenset(hostile_knobs(seed, knobs)) - {"raft.heartbeat_interval_ms"}
-    config = draw_config(seed, node_count, kept)
+    config = draw_config(seed, node_count, frozenset(_knobs(seed, knobs)))
     interval = random.Random(f"{seed}/leases").choice((1000, 3000, 60_000))
     return config.model_copy(update={"leases": LeasesConfig(checkpoint_interval_ms=interval)})
+
+
+def _knobs(seed: int, knobs: frozenset[str] | None) -> list[str]:
+    """Return the values that are hostile.
+
+    Shortest leases are of whole seconds: with very short election timeouts nearly nothing would ever run out.
+    """
+    return [name for name in hostile_knobs(seed, knobs) if name != "raft.heartbeat_interval_ms"]
 
 
 def _await_ends(world: World) -> None:

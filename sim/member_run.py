@@ -122,7 +122,8 @@ def _parts(parts: type[MemberParts], config: ClusterConfig) -> Parts:
 def draw_member_config(seed: int, nodes: int | None, knobs: frozenset[str] | None = None) -> ClusterConfig:
     """Return a cluster file whose rules for changes are etcd's, or laxer."""
     luck = random.Random(f"{seed}/members")
-    config = draw_config(seed, nodes or luck.choice(FOUNDERS), knobs)
+    founders = luck.choice(FOUNDERS)
+    config = draw_config(seed, nodes or founders, knobs)
     rules = {"strict_reconfig_check": luck.random() < 0.6, "learners_max": luck.choice((1, 1, 3))}
     return config.model_copy(update={"raft": config.raft.model_copy(update=rules)})
 

@@ -38,7 +38,7 @@ class Options:
     wishes: bool = False
     """The changes are asked for as clients ask (`sim.core_wishes`)."""
     leases: bool = False
-    """Clients hold leases (`sim.lease_run`), for a time of its own: `ticks` and `clients` do not concern it."""
+    """Clients hold leases (`sim.lease_run`), if not for so many ticks then for a time of its own."""
     members: bool = False
     """An administrator changes the members (`sim.member_run`); `nodes` is then the number of founders."""
     nodes: int | None = None

@@ -77,6 +77,12 @@ def main(
         return
     if (seed is None) == (seeds is None):
         raise typer.BadParameter("give --seed N or --seeds FIRST..LAST")
+    if minimize and options.core:
+        raise typer.BadParameter(
+            "--minimize shrinks runs of whole nodes; a schedule of --core has nothing to leave out"
+        )
+    if sum((options.core, leases, members)) > 1:
+        raise typer.BadParameter("--core (or --wishes), --leases and --members are modes: give one of them")
     began = time.perf_counter()
     if seed is not None:
         show = print if status else None
@@ -89,7 +95,7 @@ def main(
     failed = [report for report in reports if report.failure is not None]
     for report in failed[:FAILURES_SHOWN_MAX]:
         _print_failure(console, report, options)
-    if failed and minimize and not options.core and not options.leases:
+    if failed and minimize:
         _minimize(console, failed[0], options)
     if failed:
         raise typer.Exit(1)
@@ -179,16 +185,20 @@ def _work(options: Options) -> None:
 def _timed(seed: int, options: Options, show: Callable[[str], None] | None = None) -> Report:
     """Run a seed and note what it cost."""
     began_s = time.process_time()
-    if options.core:
-        report = run_core_seed(seed, mix=CoreWishes(seed) if options.wishes else None)
-    elif options.leases:
-        report = run_lease_seed(seed, options, show=show)
-    elif options.members:
-        report = run_member_seed(seed, options, show=show)
-    else:
-        report = run_seed(seed, options, show=show)
+    report = _run(seed, options, show)
     report.cpu_s = time.process_time() - began_s
     return report
+
+
+def _run(seed: int, options: Options, show: Callable[[str], None] | None = None) -> Report:
+    """Run a seed in the mode that the options name."""
+    if options.core:
+        return run_core_seed(seed, mix=CoreWishes(seed) if options.wishes else None)
+    if options.leases:
+        return run_lease_seed(seed, options, show=show)
+    if options.members:
+        return run_member_seed(seed, options, show=show)
+    return run_seed(seed, options, show=show)
 
 
 def _flags(options: Options) -> list[str]:
@@ -261,7 +271,7 @@ def _print_counts(console: Console, title: str, counts: dict[str, int]) -> None:
 def _minimize(console: Console, report: Report, options: Options) -> None:
     """Shrink a failing run and print the command that replays the smaller one."""
     console.rule(f"minimizing seed {report.seed}")
-    smaller = shrink(lambda candidate: run_seed(report.seed, candidate), options, report, console.print)
+    smaller = shrink(lambda candidate: _run(report.seed, candidate), options, report, console.print)
     console.print(f"smallest of {smaller.runs} runs:", style="bold")
     _print_failure(console, smaller.report, smaller.options)
 

@@ -4,12 +4,17 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
+
+import pytest
 
 from actors.actor import Actor
 from actors.wal import WalActor
 from protocol.identity import NodeIdentity
 from sim.disk import SimDisk
+from sim.lease_run import run_lease_seed
+from sim.member_run import run_member_seed
 from sim.minimize import RUNS_MAX, minimize
 from sim.node import SimNode
 from sim.parts import ProductionParts
@@ -50,6 +55,23 @@ def test_a_failing_run_is_shrunk_to_what_it_needs() -> None:
     assert again.digest == smaller.report.digest, "the smaller run is replayed by its options"
 
 
+@pytest.mark.parametrize("run", [run_member_seed, run_lease_seed])
+def test_what_a_run_was_can_be_asked_for_in_every_mode(run: Callable[[int, Options], Report]) -> None:
+    """A search begins with exactly the faults, values, nodes and clients that the seed chose by itself."""
+    options = Options(ticks=30)
+    report = run(11, options)
+    pinned = replace(
+        options,
+        nodes=report.nodes,
+        clients=report.clients,
+        faults=frozenset(report.kinds),
+        knobs=frozenset(report.knobs),
+    )
+    assert run(11, pinned).digest == report.digest
+    assert run(11, replace(pinned, clients=1)).digest != report.digest
+    assert run(11, replace(pinned, ticks=20)).digest != report.digest
+
+
 def test_only_the_same_rule_counts() -> None:
     """A candidate that breaks another rule, or none, is not taken."""
     first = Report(1, nodes=3, clients=2, tick_us=100, kinds=["loss", "stop"], failure=SimulationFailed("a", "x"))
@@ -72,3 +94,7 @@ def test_the_command_shrinks_and_prints_what_replays_it() -> None:
     bad = subprocess.run([*command, "--faults", "locusts"], capture_output=True, text=True, check=False, timeout=100)
     assert bad.returncode == 2
     assert "locusts" in bad.stderr
+    for wrong, named in ((["--core"], "--core"), (["--leases", "--members"], "modes")):
+        refused = subprocess.run([*command, *wrong], capture_output=True, text=True, check=False, timeout=100)
+        assert refused.returncode == 2
+        assert named in refused.stderr

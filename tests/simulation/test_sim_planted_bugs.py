@@ -6,6 +6,7 @@ from pathlib import Path
 import plants_gateway  # noqa: F401 - registers its bugs
 import plants_lease  # noqa: F401
 import plants_log  # noqa: F401
+import plants_member  # noqa: F401
 import plants_raft  # noqa: F401
 import plants_watch  # noqa: F401
 import pytest

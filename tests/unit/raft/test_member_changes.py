@@ -326,6 +326,19 @@ def test_a_name_is_published_once_however_often_it_is_told(members: Members) -> 
     assert members.configuration().members[N4].name == "n4"
 
 
+def test_a_leader_that_was_deposed_without_knowing_answers_no_update_that_changes_nothing(members: Members) -> None:
+    """Its answer would list members that others have changed since."""
+    own = members.configuration().members[MemberId(2)].peer_urls
+    members.cluster.cut_off |= {frozenset((MemberId(1), MemberId(other))) for other in (2, 3)}
+    members.wish(MemberChange(ChangeKind.UPDATE, MemberId(2), own))
+    members.cluster.advance(200)
+    assert members.answers() == []
+    members.cluster.cut_off.clear()
+    members.cluster.advance(5000)
+    (answer,) = members.answers()
+    assert answer.code in (ErrorCode.OK, ErrorCode.LEADER_CHANGED)
+
+
 def test_configurations_of_the_first_format_are_still_read() -> None:
     """A log written before anybody could be removed keeps its meaning."""
     import msgpack
