@@ -65,8 +65,12 @@ def timed_out(raft: "Raft") -> None:
 
 
 def _confirm_membership(raft: "Raft") -> None:
-    """Silence may mean that this member was removed: a leader does not feed who does not belong."""
-    own = raft.configuration.members.get(raft.member)
+    """Silence may mean that this member was removed: a leader does not feed who does not belong.
+
+    Its log may end in its removal, which it does not know to be committed: where it is then stands further back.
+    """
+    tables = [configuration.members for _, configuration in raft.configurations]
+    own = next((table[raft.member] for table in reversed(tables) if raft.member in table), None)
     question = ConfirmMembership(term=raft.term, peer_urls=own.peer_urls if own is not None else ())
     for voter in raft.configuration.everyone_voting():
         if voter != raft.member:

@@ -34,6 +34,12 @@ def test_members_come_and_go_and_no_promise_is_broken(first: int) -> None:
     assert met["joined"] > 0
 
 
+@pytest.mark.parametrize("seed", [172, 276, 1302, 1330])
+def test_seeds_that_have_failed_keep_every_promise(seed: int) -> None:
+    """Members that were removed or had just joined, and did not know where the others were (`docs/bugs-found.md`)."""
+    _keeps_every_promise(seed)
+
+
 @pytest.mark.parametrize("offset", range(0, 10, SEEDS_PER_TEST))
 def test_seeds_nobody_has_seen_keep_every_promise_with_changing_members(offset: int) -> None:
     """The same for seeds that differ from run to run."""

@@ -7,6 +7,7 @@ from protocol.errors import ErrorCode, PeerFault
 from protocol.membership import ChangeKind, MemberChange
 from protocol.peer import ConfirmMembership, ForwardMemberChange, ForwardMemberChangeReply, Heartbeat
 from protocol.types import Index, MemberId, Millis, Term
+from raft import election
 from raft.configuration import Configuration
 from raft.member_changes import Answer
 from raft.transitions import Role
@@ -249,6 +250,19 @@ def test_a_voter_that_nobody_votes_for_asks_whether_it_belongs_and_says_where_it
     members.cluster.advance(20_000)
     assert {each.peer_urls for each in asked} == {own}
     assert 2 <= len(asked) <= 2 * 20, "each voter once an election timeout"
+
+
+def test_who_has_its_own_removal_in_its_log_still_says_where_it_is(members: Members) -> None:
+    """It began the change, and does not know whether the others have committed its end."""
+    core = members.cluster.core(3)
+    before = members.configuration(3)
+    table = {member: record for member, record in before.members.items() if member != MemberId(3)}
+    without = Configuration((MemberId(1), MemberId(2)), members=table, removed=(MemberId(3),))
+    core.configurations.append((Index(core.log.last.index + 1), without))
+    election._confirm_membership(core)
+    asked = [(outbound.to, outbound.message.peer_urls) for outbound in core.outbox]  # type: ignore[attr-defined]
+    own = before.members[MemberId(3)].peer_urls
+    assert asked == [(1, own), (2, own)]
 
 
 def test_only_a_learner_in_sync_is_promoted(members: Members) -> None:
