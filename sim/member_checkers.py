@@ -1,20 +1,29 @@
 """What clients were told of the members against the committed configurations: the member table as a register.
 
 Owns the rules for answers of the Cluster service; knows no actor. The log gives the order of the configurations; each
-answered call is put at the first of them that can explain it and is not older than what was answered before it began.
+answered call is put at the first of them that can explain it, is not older than what was answered before it began, and
+was written when it ended.
 Hence an acknowledged change is in every later linearizable list, unless it was undone since.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from protocol.errors import ErrorCode
+from protocol.local import PersistEntries
 from protocol.membership import MemberView
+from protocol.message import Message
+from protocol.types import EntryKind
 from sim.administrator import may_be_done
 from sim.clients import Call, History
 from sim.configurations import Placed
 from sim.trouble import SimulationFailed
 from sim.workload import RESPONSES
+
+if TYPE_CHECKING:
+    from sim.process import Process
+    from sim.world import World
 
 CHANGES: Final = ("member_add", "member_remove", "member_update", "member_promote")
 
@@ -25,15 +34,44 @@ class _State:
 
     index: int
     views: tuple[MemberView, ...]
+    written_us: int
+    """Nobody could know it before."""
 
 
-def check_members(history: History, committed: list[Placed]) -> dict[str, int]:
+class WrittenTimes:
+    """When each configuration was first written, by anybody."""
+
+    def __init__(self, world: "World") -> None:
+        self._world = world
+        self.by_entry: dict[tuple[int, int], int] = {}
+        """By index and term."""
+        world.listeners.append(self.on_message)
+
+    def on_message(self, _process: "Process", message: Message) -> None:
+        """A local message leaves."""
+        if isinstance(message, PersistEntries):
+            for entry in message.entries:
+                if entry.kind == EntryKind.CONFIGURATION:
+                    self.by_entry.setdefault((entry.index, entry.term), self._world.now_us)
+
+
+def check_members(
+    history: History, committed: list[Placed], written_us: Mapping[tuple[int, int], int]
+) -> dict[str, int]:
     """Hold every call of a member history against the committed configurations; return what was met.
+
+    Args:
+        history: what was asked about members, and told.
+        committed: the configurations in the order of the log.
+        written_us: when each was first written, by index and term; those that are missing were always there.
 
     Raises:
         SimulationFailed: an answer is not what the log allows.
     """
-    states = [_State(placed.index, placed.configuration.views()) for placed in committed]
+    states = [
+        _State(placed.index, placed.configuration.views(), written_us.get((placed.index, placed.term), 0))
+        for placed in committed
+    ]
     events = [(call.begin, False, call) for call in history.calls]
     events += [(call.end, True, call) for call in history.calls if call.end is not None]
     floor, floors = 0, dict[int, int]()
@@ -56,10 +94,11 @@ def _place(call: Call, states: list[_State], floor: int) -> int:
     """Return the place of the first state that explains an answer, from `floor` on."""
     told = _told(call)
     for place in range(floor, len(states)):
-        if states[place].views == told and _holds(call, told):
+        if states[place].views == told and _holds(call, told) and states[place].written_us <= call.end_us:
             return place
     older = [state.index for state in states[:floor] if state.views == told]
-    when = f"it was so at {older[-1]}, {states[floor].index} was answered before it began" if older else "it never was"
+    behind = f"it was so at {older[-1]}, {states[floor].index} was answered before it began" if older else ""
+    when = behind or "it was never so, or not yet"
     raise SimulationFailed("member lists are fresh", f"{_name(call)} was told {_short(told)}: {when}")
 
 

@@ -19,7 +19,7 @@ from raft import membership
 from raft.configuration import Configuration
 from sim.administrator import FIRST_CALL_ID, Administrator, Observer, addresses
 from sim.clients import History, SimClient
-from sim.member_checkers import check_members
+from sim.member_checkers import WrittenTimes, check_members
 from sim.node import SimNode
 from sim.parts import Parts, ProductionParts
 from sim.run import (
@@ -81,7 +81,7 @@ def run_member_seed(
         node.advertised = config.node(node.name).client_urls
         node.listens_at = addresses(int(node.name[1:]))
         world.peers.listen(node)
-    history = History(FIRST_CALL_ID)
+    history, written = History(FIRST_CALL_ID), WrittenTimes(world)
     administrator = Administrator(world, FIRST_NUMBER, world.rng("administrator"), history)
     observers = [
         Observer(world, FIRST_NUMBER + number, world.rng(f"observer:{number}"), history)
@@ -106,7 +106,7 @@ def run_member_seed(
         report.live_after_us = world.now_us - healed_us
         converge(world, report)
         judge(world)
-        world.counts.update(check_members(history, world.logs.configurations.committed))
+        world.counts.update(check_members(history, world.logs.configurations.committed, written.by_entry))
         _check_agreement(world)
     except SimulationFailed as failure:
         report.failure = failure
