@@ -35,7 +35,7 @@ ROUGH = Members("nodes whose members change, where links break often", Options(f
 SHORT_OF_QUORUM = {"committed is on a majority", "state machine safety", "leader completeness", "election safety"}
 
 
-@planted("a change of members answered before it is committed", MEMBERS, "member lists are fresh", 4)
+@planted("a change of members answered before it is committed", MEMBERS, "member lists are fresh", 10)
 def answers_changes_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """The leader says so as soon as the change is in its own log."""
 
