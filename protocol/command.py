@@ -133,12 +133,13 @@ def decode_flat_batch(data: bytes) -> tuple[Origin, list[Any]]:
     """
     try:
         version, member, incarnation, sequence, flat = msgpack.unpackb(data)
+        parts = len(flat)
     except Exception as error:
         raise Corruption(f"undecodable command batch of {len(data)} bytes") from error
     if version != COMMAND_FORMAT_VERSION:
         raise Corruption(f"command batch of format {version}, this build knows {COMMAND_FORMAT_VERSION}")
-    if len(flat) % 2:
-        raise Corruption(f"command batch of {len(flat)} parts: kinds and bodies alternate")
+    if parts % 2:
+        raise Corruption(f"command batch of {parts} parts: kinds and bodies alternate")
     return Origin(member, incarnation, sequence), flat
 
 

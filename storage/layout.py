@@ -30,7 +30,7 @@ from typing import Final, NamedTuple
 
 from protocol.errors import Corruption
 from protocol.types import Index, LeaseId, Revision, Term
-from storage.wire_bytes import read_varint
+from storage.wire_bytes import read_varint, varint
 
 FORMAT_VERSION: Final = 1
 
@@ -67,6 +67,8 @@ TABLES: Final = (
 )
 """First key and end of the tables that grow."""
 
+VALUE_TAG: Final = 0x2A
+"""The key of field 5 of a KeyValue; no kind of a trailer, which stands there in a record without value and lease."""
 PUT: Final = 0
 TOMBSTONE: Final = 1
 
@@ -218,6 +220,47 @@ def key_value_bytes(record: bytes) -> bytes:
     """Return the serialized `mvccpb.KeyValue` in a record."""
     size, offset = read_varint(record, 1)
     return record[offset : offset + size]
+
+
+def without_value(record: bytes) -> bytes:
+    """Return the KeyValue of a record framed as field 2, but for its value, of which no byte is copied.
+
+    It walks the fields in the order in which `wire_bytes.key_value_frame` writes them; calls are written out, because
+    this runs for every pair of a range without values.
+    """
+    at = 1
+    while record[at] > 127:
+        at += 1
+    begin = at = at + 1
+    size = record[at + 1]
+    if size < 128:
+        at += size + 3
+    else:
+        size, at = read_varint(record, at + 1)
+        at += size + 1
+    while record[at] > 127:  # create revision
+        at += 1
+    at += 2
+    while record[at] > 127:  # mod revision
+        at += 1
+    at += 2
+    while record[at] > 127:  # version
+        at += 1
+    at += 1
+    if record[at] != VALUE_TAG:
+        return record[:-TRAILER_BYTES]
+    size, behind = read_varint(record, at + 1)
+    lease = record[behind + size : -TRAILER_BYTES]
+    return b"\x12%b%b%b" % (varint(at - begin + len(lease)), record[begin:at], lease)
+
+
+def create_revision_and_version(record: bytes) -> tuple[int, int]:
+    """Return two numbers of a record without a look at its value; the mod revision is in its trailer."""
+    _, begin = read_varint(record, 1)
+    size, at = read_varint(record, begin + 1)
+    create, at = read_varint(record, at + size + 1)
+    _, at = read_varint(record, at + 1)
+    return create, read_varint(record, at + 1)[0]
 
 
 def record_key(record: bytes) -> bytes:

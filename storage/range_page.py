@@ -9,7 +9,7 @@ from typing import Final
 
 from protocol.errors import ClientError, ErrorCode
 from protocol.wire.rpc_pb2 import RangeRequest
-from storage.layout import TRAILER_BYTES, user_bounds
+from storage.layout import TRAILER_BYTES, user_bounds, without_value
 from storage.range_read import (
     SLICE_ROWS,
     Slices,
@@ -18,7 +18,6 @@ from storage.range_read import (
     current_records,
     range_tail,
     records_at,
-    without_value,
 )
 
 PAGE_BYTES: Final = 512 * 1024

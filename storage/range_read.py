@@ -20,6 +20,7 @@ from storage.layout import (
     TOMBSTONE,
     TRAILER_BYTES,
     Trailer,
+    create_revision_and_version,
     frame,
     key_value_bytes,
     kv_bounds,
@@ -32,6 +33,7 @@ from storage.layout import (
     unescape,
     unpack_old_version,
     user_bounds,
+    without_value,
 )
 from storage.overlay import Reader
 from storage.wire_bytes import varint
@@ -222,8 +224,7 @@ def range_tail(more: bool, count: int) -> bytes:
 
 
 def _passes(request: RangeRequest, record: bytes) -> bool:
-    pair = KeyValue.FromString(key_value_bytes(record))
-    mod, create = pair.mod_revision, pair.create_revision
+    mod, create = trailer(record).main, create_revision_and_version(record)[0]
     return (
         (not request.min_mod_revision or mod >= request.min_mod_revision)
         and (not request.max_mod_revision or mod <= request.max_mod_revision)
@@ -236,24 +237,16 @@ def _sorted(rows: list[bytes], plan: _Plan) -> list[bytes]:
     target = plan.sort_target
 
     def sort_key(record: bytes) -> int | bytes:
-        pair = KeyValue.FromString(key_value_bytes(record))
-        if target == RangeRequest.VERSION:
-            return pair.version
-        if target == RangeRequest.CREATE:
-            return pair.create_revision
         if target == RangeRequest.MOD:
-            return pair.mod_revision
-        return pair.value if target == RangeRequest.VALUE else pair.key
+            return trailer(record).main
+        if target == RangeRequest.KEY:
+            return record_key(record)
+        if target == RangeRequest.VALUE:
+            return KeyValue.FromString(key_value_bytes(record)).value
+        create, version = create_revision_and_version(record)
+        return version if target == RangeRequest.VERSION else create
 
     return sorted(rows, key=sort_key, reverse=plan.descending)
-
-
-def without_value(record: bytes) -> bytes:
-    """Return a record's pair as a field of a RangeResponse, but for its value."""
-    pair = KeyValue.FromString(key_value_bytes(record))
-    pair.ClearField("value")
-    data = pair.SerializeToString()
-    return b"\x12" + varint(len(data)) + data
 
 
 def current_records(
@@ -278,18 +271,23 @@ def record_at(reader: Reader, key: bytes, revision: int) -> bytes | None:
     return _logged(reader, *parse_old_key(newest[0]))
 
 
-def records_at(reader: Reader, start: bytes, end: bytes | None, revision: int) -> Iterator[bytes | None]:
-    """Yield the records live at `revision` in key order, and None for each row that was looked at in vain."""
+def records_at(
+    reader: Reader, start: bytes, end: bytes | None, revision: int, *, read: bool = True
+) -> Iterator[bytes | None]:
+    """Yield the records live at `revision` in key order, and None for each row that was looked at in vain.
+
+    Unless `read`, a record that is not current any more is not fetched: it only counts, as `UNREAD`.
+    """
     if end == start + b"\x00":
         yield record_at(reader, start, revision)
         return
     current = reader.scan(*kv_bounds(start, end))
     old = _old_groups(reader, start, end, revision)
-    yield from _merge_at(reader, current, old, revision)
+    yield from _merge_at(reader if read else None, current, old, revision)
 
 
 def _merge_at(
-    reader: Reader,
+    reader: Reader | None,
     current: Iterator[tuple[bytes, bytes]],
     old: Iterator[tuple[bytes, bytes, bytes] | None],
     revision: int,
@@ -318,6 +316,8 @@ def _merge_at(
 
 
 _END: Final = ()
+UNREAD: Final = b""
+"""A record that nobody wanted to see."""
 
 
 def _next_group(
@@ -341,12 +341,12 @@ def _old_groups(
         yield unescape(escaped), index_key, value
 
 
-def _old_record(reader: Reader, group: tuple[bytes, bytes, bytes] | tuple[()]) -> bytes | None:
+def _old_record(reader: Reader | None, group: tuple[bytes, bytes, bytes] | tuple[()]) -> bytes | None:
     assert group, "the end of the groups is no group"
     _, index_key, value = group
     if unpack_old_version(value).kind == TOMBSTONE:
         return None
-    return _logged(reader, *parse_old_key(index_key))
+    return UNREAD if reader is None else _logged(reader, *parse_old_key(index_key))
 
 
 def _logged(reader: Reader, main: int, sub: int) -> bytes:
@@ -363,7 +363,7 @@ def _count(view: View, start: bytes, end: bytes | None, revision: int) -> Genera
     if view.revision - revision <= _LOG_COUNT_REVISIONS_MAX:
         return (yield from _count_by_log(view, start, end, revision))
     count = 0
-    for steps, record in enumerate(records_at(view.reader, start, end, revision), start=1):
+    for steps, record in enumerate(records_at(view.reader, start, end, revision, read=False), start=1):
         if steps % SLICE_ROWS == 0:
             yield
         count += record is not None

@@ -8,6 +8,7 @@ from protocol.errors import ErrorCode
 from protocol.wire.mvcc_pb2 import KeyValue
 from protocol.wire.rpc_pb2 import PutRequest, RangeRequest
 from sim.store_driver import StoreDriver
+from storage import range_read
 from storage.layout import TOMBSTONE, key_value_bytes, log_key, trailer
 
 ALL = (b"\x00", b"\x00")
@@ -117,6 +118,18 @@ def test_rule_12_old_revisions(five: StoreDriver) -> None:
         assert five.range(b"c", revision=4).code == ErrorCode.COMPACTED
         assert [pair.value for pair in five.range(b"c", revision=5).response.kvs] == [b"3"]
         five.finish_compaction()
+
+
+def test_rule_12_counts_of_the_distant_past(five: StoreDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A revision too far back to undo what followed is counted by a walk that reads no old version: it is the same."""
+    for revision in range(2, 8):
+        near = five.range(*ALL, count_only=True, revision=revision).response.count
+        listed = len(five.range(*ALL, revision=revision).response.kvs)
+        with monkeypatch.context() as patch:
+            patch.setattr(range_read, "_LOG_COUNT_REVISIONS_MAX", -1)
+            patch.setattr(range_read, "_logged", lambda *_place: pytest.fail("an old version was read"))
+            far = five.range(*ALL, count_only=True, revision=revision).response.count
+        assert (near, far) == (listed, listed)
 
 
 def test_rule_12_many_versions_and_deletions_stay_apart(store: StoreDriver) -> None:

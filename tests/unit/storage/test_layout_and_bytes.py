@@ -36,6 +36,24 @@ def test_escaped_keys_sort_like_the_keys(keys: list[bytes]) -> None:
     assert [layout.unescape(layout.escape(key)) for key in keys] == keys
 
 
+@given(st.binary(min_size=1, max_size=300), st.binary(max_size=300), numbers, numbers, st.integers(1, 2**40), numbers)
+def test_a_record_without_its_value_is_the_pair_without_it(
+    key: bytes, value: bytes, create: int, mod: int, version: int, lease: int
+) -> None:
+    """As protobuf would write it; and the numbers of a record are found without reading the value."""
+    key_field = b"\x0a" + varint(len(key)) + key
+    body = key_value_frame(
+        key_field, varint(create), mod_revision_field(varint(mod)), version, value_and_lease_fields(value, lease)
+    )
+    record = body + layout.pack_trailer(layout.PUT, mod, 0, 0, 0)
+
+    pair = KeyValue(key=key, create_revision=create, mod_revision=mod, version=version, lease=lease)
+    if create and mod:
+        assert layout.without_value(record) == RangeResponse(kvs=[pair]).SerializeToString()
+    assert RangeResponse.FromString(layout.without_value(record)).kvs[0] == pair
+    assert layout.create_revision_and_version(record) == (create, version)
+
+
 @given(user_keys, st.lists(st.tuples(numbers, st.integers(0, 99)), min_size=2, unique=True))
 def test_old_versions_of_a_key_sort_newest_first(key: bytes, places: list[tuple[int, int]]) -> None:
     """And the bounds of a revision begin at the newest version no newer than it."""
