@@ -1,7 +1,8 @@
 """Members that are removed and come back anew: a cluster that shrinks and grows under load, its leaders included.
 
-Owns what an operator would do: remove members through whoever answers, clear their disks, add them under a new id,
-start them so that they join. Invariant: after the end every node is a member again, or the run hears why not.
+Owns what an operator would do: say that a member is reached elsewhere, remove members through whoever answers, clear
+their disks, add them under a new id, start them so that they join. Invariant: after the end every node is a member
+again and is where it was, or the run hears why not.
 """
 
 import random
@@ -18,15 +19,24 @@ STEP_S: Final = 60.0
 
 
 class ShrinkAndGrow:
-    """Members are removed until one or three are left, the leader first; then all come back, one after another."""
+    """Members are removed until one or three are left, the leader first; then all come back, one after another.
+
+    Before that one of them, be it the leader, is told to be reached elsewhere, and so is each that has come back,
+    half of the time; in the end all are where they were.
+    """
 
     def __init__(self) -> None:
         self._removed: list[str] = []
         self._learners: set[str] = set()
         """Those that come back as learners, and are promoted once they have caught up."""
+        self._moved: list[str] = []
+        """Those that are reached elsewhere."""
+        self._rng = random.Random()
 
     def begin(self, target: Target, rng: random.Random) -> str:
         """Remove them."""
+        self._rng = rng
+        self._move(target, rng.choice(target.names))
         left = rng.choice([size for size in (1, 3) if size < len(target.names)])
         for _ in range(len(target.names) - left):
             inside = [name for name in target.names if name not in self._removed]
@@ -36,7 +46,7 @@ class ShrinkAndGrow:
             if rng.random() < 0.5:
                 self._learners.add(victim)
             self._remove(target, victim)
-        return f"removed {' '.join(self._removed)}"
+        return f"moved {' '.join(self._moved)}, removed {' '.join(self._removed)}"
 
     def _remove(self, target: Target, victim: str) -> None:
         others = [name for name in target.names if name not in self._removed]
@@ -48,7 +58,20 @@ class ShrinkAndGrow:
         while self._removed:
             others = [name for name in target.names if name not in self._removed]
             self._bring_back(target, others, self._removed[0])
-            self._removed.pop(0)
+            back = self._removed.pop(0)
+            if self._rng.random() < 0.5:
+                self._move(target, back)
+        while self._moved:
+            self._move_back(target, self._moved[0])
+            self._moved.pop(0)
+
+    def _move_back(self, target: ActdTarget, name: str) -> None:
+        _until(lambda: _update(target, name, target.peer_url(name)), f"{name} is where it was")
+
+    def _move(self, target: Target, name: str) -> None:
+        assert isinstance(target, ActdTarget), "plans for other targets leave this out"
+        self._moved.append(name)
+        _until(lambda: _update(target, name, target.other_peer_url(name)), f"{name} is known elsewhere")
 
     def _bring_back(self, target: ActdTarget, others: list[str], name: str) -> None:
         learner = name in self._learners
@@ -109,6 +132,23 @@ def _promote(target: ActdTarget, others: list[str], name: str) -> bool:
                     return True
                 ask(target.grpc(other), rpc.MemberPromoteRequest(ID=member.ID), 10.0)
     return False
+
+
+def _update(target: ActdTarget, name: str, url: str) -> bool:
+    """Say where a member is reached; whether everybody who answers, and the member itself, says so."""
+    shown = []
+    for asked in target.names:
+        members = _members(target, asked)
+        if members is None:
+            continue
+        known = next((member for member in members if member.name == name), None)
+        if known is None:
+            continue
+        if list(known.peerURLs) != [url]:
+            ask(target.grpc(asked), rpc.MemberUpdateRequest(ID=known.ID, peerURLs=[url]), 10.0)
+        else:
+            shown.append(asked)
+    return name in shown and len(shown) > 1
 
 
 def _started(target: Target, others: list[str], name: str) -> bool:

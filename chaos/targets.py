@@ -303,6 +303,10 @@ class ActdTarget(Target):
         """What a node's peers dial, as the member table has it."""
         return f"http://127.0.0.1:{self._ports[name][1]}"
 
+    def other_peer_url(self, name: str) -> str:
+        """Another way to the same port, which the proxy is not on."""
+        return f"http://localhost:{self._ports[name][1]}"
+
     def rejoin(self, name: str) -> None:
         """Start a node with an empty disk, as a new member that was added."""
         shutil.rmtree(self.data_of(name), ignore_errors=True)

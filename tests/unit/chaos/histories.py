@@ -57,12 +57,18 @@ def listing(revision: int, *pairs: mvcc.KeyValue, more: bool = False, count: int
     )
 
 
+def _operation(name: str, answer: Message) -> rpc.ResponseOp:
+    operation = rpc.ResponseOp()
+    getattr(operation, name).CopyFrom(answer)
+    return operation
+
+
 def txn_answer(revision: int, *answers: Message, succeeded: bool = True) -> rpc.TxnResponse:
     """An answer to a txn."""
-    names = {rpc.PutResponse: "response_put", rpc.RangeResponse: "response_range"}
+    names: dict[type[Message], str] = {rpc.PutResponse: "response_put", rpc.RangeResponse: "response_range"}
     names[rpc.DeleteRangeResponse] = "response_delete_range"
     return rpc.TxnResponse(
         header=header(revision),
         succeeded=succeeded,
-        responses=[rpc.ResponseOp(**{names[type(each)]: each}) for each in answers],
+        responses=[_operation(names[type(each)], each) for each in answers],
     )
