@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 import structlog
 
-from gateway.asgi_bridge import AsgiApp, AsgiBridge, PageQueue, naming
+from gateway.asgi_bridge import BODY_BYTES_MAX, AsgiApp, AsgiBridge, PageQueue, naming
 from gateway.grpc_door import HttpNeighbour
 from gateway.http2_answers import Http2Answers
+from gateway.websockets import over_websockets
 
 if TYPE_CHECKING:
     from uvicorn.config import Config
@@ -73,15 +74,18 @@ class HttpStack:
         """Import the libraries and build the application; runs on another thread."""
         from uvicorn.config import Config
         from uvicorn.protocols.http.h11_impl import H11Protocol
+        from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
         from uvicorn.server import ServerState
 
         # Its warnings are about what strangers send; errors of the application are still told.
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
         self._app = app = self._make_app()
         config = Config(
-            app,
+            over_websockets(app),
             http=H11Protocol,
-            ws="none",
+            ws=WSProtocol,
+            ws_max_size=BODY_BYTES_MAX,
+            ws_per_message_deflate=False,
             lifespan="off",
             interface="asgi3",
             log_config=None,
@@ -155,7 +159,9 @@ class HttpStack:
         for waiting in list(self.waiting):
             waiting.transport.close()
         for protocol in self._served():
-            protocol.shutdown()
+            # A WebSocket that has said goodbye has nothing to add.
+            if not protocol.transport.is_closing():
+                protocol.shutdown()
 
     def stop(self) -> None:
         """Close all connections."""

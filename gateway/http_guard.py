@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection
 from typing import Any, Final
 
 from gateway.asgi_bridge import COMMON_NAME, AsgiApp, Event
+from gateway.websockets import WEBSOCKET
 
 EVERYBODY: Final = "*"
 METHODS_ALLOWED: Final = b"POST, GET, OPTIONS, PUT, DELETE"
@@ -36,7 +37,12 @@ def guard(app: AsgiApp, origins: Collection[str], hosts: Collection[str]) -> Asg
         if scope.get("scheme") != "https" and not _is_one_of(_name_of(host), hosts):
             await _answer(send, 421, _misdirected(_name_of(host)), [])
             return
-        origin = EVERYBODY if EVERYBODY in origins else fields.get(b"origin", b"").decode("latin-1")
+        said = fields.get(b"origin", b"").decode("latin-1")
+        if WEBSOCKET in scope and said and not _is_one_of(said, origins):
+            # A browser hides another site's answer from a page unless it may be read, but not what a WebSocket says.
+            await _answer(send, 403, b"this origin is not one of those that are allowed\n", [])
+            return
+        origin = EVERYBODY if EVERYBODY in origins else said
         cors = _cors(origin) if origin and _is_one_of(origin, origins) else []
         if scope["method"] == "OPTIONS":
             await _answer(send, 200, b"", cors)

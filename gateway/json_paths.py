@@ -83,6 +83,10 @@ PATHS: Final[dict[str, tuple[str, str]]] = {
 """By what follows `PREFIX`."""
 
 
+GOES_ON_SPEAKING: Final = frozenset({"/watch", "/lease/keepalive"})
+"""Where a client may say more than one thing."""
+
+
 class JsonRoute(NamedTuple):
     """One path: the method behind it, and the types of what is said there."""
 

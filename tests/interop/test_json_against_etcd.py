@@ -16,6 +16,7 @@ import grpc
 import pytest
 from clusters import Cluster, running
 from etcd_server import need_etcd, running_etcd
+from websocket_client import WebSocket
 
 from protocol.wire import rpc_pb2 as rpc
 
@@ -170,6 +171,46 @@ def test_same_requests_have_the_same_answers(addresses: tuple[str, str]) -> None
         # Both may say the progress before or after the events: what is said counts, and per watch its order.
         said = [sorted(map(json.dumps, as_of_37(ask(address, "/v3/watch", body, lines))[1])) for address in addresses]
         assert said[1] == said[0], body
+
+
+def test_websockets_say_what_etcds_say(addresses: tuple[str, str]) -> None:
+    """A watch that goes on, keep-alives one by one, and a call: message by message the same."""
+    talks = [WebSocket(address, "/v3/watch") for address in addresses]
+    try:
+        assert [talk.status for talk in talks] == [101, 101]
+        for talk in talks:
+            talk.say({"create_request": {"key": b("ws"), "range_end": b("wt")}})
+        assert _same([talk.hears() for talk in talks])["result"]["created"]
+        for number in range(3):
+            for address in addresses:
+                assert ask(address, "/v3/kv/put", {"key": b(f"ws{number}"), "value": b("x")})[0] == 200
+            (event,) = _same([talk.hears() for talk in talks])["result"]["events"]
+            assert event["kv"]["key"] == b(f"ws{number}")
+        for talk in talks:
+            talk.say({"cancel_request": {"watch_id": "0"}})
+        assert _same([talk.hears() for talk in talks])["result"]["canceled"]
+    finally:
+        for talk in talks:
+            talk.hang_up()
+    for path, said in (
+        ("/v3/lease/keepalive", [{"ID": "12345"}, {"ID": 54321}]),
+        ("/v3/kv/range", [{"key": b("ws0")}]),
+        ("/v3/kv/put", [{}]),
+    ):
+        talks = [WebSocket(address, path) for address in addresses]
+        for value in said:
+            for talk in talks:
+                talk.say(value)
+            _same([talk.hears() for talk in talks])
+        for talk in talks:
+            talk.hang_up()
+
+
+def _same(values: list[Any]) -> Any:
+    """What both have said."""
+    (_, expected), (_, found) = (as_of_37((200, [value])) for value in values)
+    assert found == expected
+    return found[0]
 
 
 def test_range_stream_over_json_and_grpc_is_what_range_answers(addresses: tuple[str, str]) -> None:
