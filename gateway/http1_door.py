@@ -7,6 +7,7 @@ Invariants: a connection is either waiting here or uvicorn's, and is counted onc
 """
 
 import asyncio
+import copy
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
@@ -137,9 +138,11 @@ class HttpStack:
         from uvicorn.protocols.http.h11_impl import H11Protocol
 
         self.waiting.pop(waiting, None)
-        protocol = H11Protocol(config, state, {}, self._loop)
         if waiting.common_name:
-            protocol.app = naming(protocol.app, waiting.common_name)
+            # A configuration of its own, since a connection that becomes a WebSocket takes the application from there.
+            config = copy.copy(config)
+            config.loaded_app = naming(config.loaded_app, waiting.common_name)
+        protocol = H11Protocol(config, state, {}, self._loop)
         waiting.transport.set_protocol(protocol)
         protocol.connection_made(waiting.transport)
         protocol.data_received(waiting.data)

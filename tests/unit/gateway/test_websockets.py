@@ -11,6 +11,8 @@ from echo_door import HOLD, EchoDoor, echo_door
 from stream_services import Echo
 from websocket_client import TIMEOUT_S, WebSocket
 
+from gateway.asgi_bridge import COMMON_NAME
+from gateway.http1_door import HttpStack
 from gateway.http_guard import guard
 from gateway.json_gateway import BODY_FACTOR
 from gateway.methods import KEEP_ALIVE_STREAM
@@ -152,3 +154,30 @@ def test_names_and_origins_are_looked_at_first(origin: str, host: str, answer: s
     assert sent[0].get("status", sent[0]["type"]) == answer
     if isinstance(answer, str):
         assert (b"authorization", b"t") in heard
+
+
+def test_whom_a_certificate_names_is_known_on_a_websocket(door: EchoDoor) -> None:
+    """The connection that becomes one keeps the name: what is closed to such clients is closed here too."""
+    named: list[str] = []
+    talks: list[WebSocket] = []
+    serve = HttpStack._serve
+
+    def serve_named(stack: HttpStack, waiting: Any, *parts: Any) -> None:
+        waiting.common_name = "alice"
+        parts[0].loaded_app = recording(parts[0].loaded_app)
+        serve(stack, waiting, *parts)
+
+    def recording(app: Any) -> Any:
+        async def recorded(scope: Any, receive: Any, send: Any) -> None:
+            named.append(scope.get(COMMON_NAME, ""))
+            await app(scope, receive, send)
+
+        return recorded
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(HttpStack, "_serve", serve_named)
+        talks.append(WebSocket(door.address, "/v3/kv/put"))
+        talks[0].say(PUT)
+        assert talks[0].hears()["prev_kv"] == PUT
+    talks[0].hang_up()
+    assert named == ["alice"]
