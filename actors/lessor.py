@@ -212,7 +212,7 @@ class Lessor:
             return self.begun_at
         if self._due:
             return self._next_at
-        due = min((heap[0][0] for heap in (self._ends, self._records) if heap), default=None)
+        due: Millis | None = min((heap[0][0] for heap in (self._ends, self._records) if heap), default=None)
         return due if due is None else max(due, self._next_at)
 
     def advance(self, reader: Reader, now: Millis) -> LeaseUpkeep | None:

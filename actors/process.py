@@ -17,12 +17,12 @@ from actors.curve import Curve, open_curve
 from actors.lifeline import Lifeline
 from actors.links import LocalLinks, PeerDoor, PeerLinks
 from actors.metrics import ActorMetrics
-from actors.shell import Shell
+from actors.shell import Shell, now_ms
 from protocol.addresses import parse_url
 from protocol.config import ClusterConfig, NodeConfig
 from protocol.identity import NodeIdentity
 from protocol.membership import dialled_url
-from protocol.types import Incarnation, MemberId
+from protocol.types import Incarnation, MemberId, Millis
 
 GROUP: tuple[str, ...] = ("wal", "applier", "raft")
 """Actors that live and die together."""
@@ -54,6 +54,10 @@ class ProcessContext:
         """Return the address that a peer URL stands for."""
         return parse_url(peer_url).zmq_connect()
 
+    def clock(self) -> Millis:
+        """Return the time that the process goes by."""
+        return now_ms()
+
     def open_curve(self, context: "zmq.Context[zmq.Socket[bytes]]", actor: str, metrics: ActorMetrics) -> Curve | None:
         """Return what secures a process's TCP sockets; None where they speak plain text."""
         members = {founder.member: founder.name for founder in self.identity.founders}
@@ -83,7 +87,7 @@ def run_shell(context: ProcessContext, actor: Actor, *, peers: bool, door: bool)
         peer_door = PeerDoor(zmq_context, context.identity, listeners[0], actor.metrics, curve)
         for more in listeners[1:]:
             peer_door.listen(more)
-    halt = Shell(actor, context.lifeline, links, peer_links, peer_door).run()
+    halt = Shell(actor, context.lifeline, links, peer_links, peer_door, context.clock).run()
     if curve is not None:
         curve.close()
     zmq_context.term()

@@ -12,6 +12,7 @@ import select
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -63,8 +64,10 @@ class Shell:
         links: LocalLinks,
         peers: PeerLinks | None,
         door: PeerDoor | None,
+        clock: Callable[[], Millis] = now_ms,
     ) -> None:
         self._actor = actor
+        self._now = clock
         self._lifeline = lifeline
         self._links = links
         self._peers = peers
@@ -74,7 +77,7 @@ class Shell:
         self._halt: Halt | None = None
         self._background: queue.SimpleQueue[Message | BaseException] = queue.SimpleQueue()
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        self._beat_due = now_ms()
+        self._beat_due = self._now()
         self._freed_memory = FreedMemory()
         self._reported: tuple[dict[str, float], dict[str, float]] = ({}, {})
         self._spoken_at: dict[tuple[str, MemberId], Millis] = {}
@@ -94,7 +97,7 @@ class Shell:
         """Turn until the actor halts or the supervisor is gone; return why."""
         tune_garbage_collection()
         try:
-            self._perform(self._actor.start(now_ms()))
+            self._perform(self._actor.start(self._now()))
             self._flush()
             while self._halt is None:
                 self._turn()
@@ -116,9 +119,9 @@ class Shell:
         actor, links, door = self._actor, self._links, self._door
         deadline = actor.deadline
         due = self._beat_due if deadline is None or deadline > self._beat_due else deadline
-        wait_ms = 0 if links.pending or (door is not None and door.pending) else max(0, due - now_ms())
+        wait_ms = 0 if links.pending or (door is not None and door.pending) else max(0, due - self._now())
         ready = [descriptor for descriptor, _ in self._poller.poll(wait_ms)]
-        now = now_ms()
+        now = self._now()
         # The supervisor's news first: a new actor is known before its first message is handled. A wish to stop last.
         stop = self._receive_supervisor(now) if self._lifeline_fileno in ready else None
         if self._links_fileno in ready or links.pending:

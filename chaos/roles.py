@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import actors.shell
 import storage.posix_disk
 from actors.process import ROLES, ProcessContext, Role
 from chaos.switchboard import Switchboard
@@ -79,11 +78,16 @@ class JumpingClock:
         return Millis(self._last)
 
 
-@dataclass(frozen=True)
-class ProxiedContext(ProcessContext):
-    """A context that looks for each peer where this node's proxy to it listens."""
+@dataclass(frozen=True, kw_only=True)
+class DisturbedContext(ProcessContext):
+    """A context that goes by a clock of ours, and looks for each peer where this node's proxy to it listens."""
 
-    proxies: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    proxies: Mapping[str, str]
+    jumping_clock: JumpingClock
+
+    def clock(self) -> Millis:
+        """Return the time with its jumps."""
+        return self.jumping_clock()
 
     def dial(self, peer_url: str) -> str:
         """Return the address of the proxy to whoever has this URL, if there is one."""
@@ -110,8 +114,7 @@ def _faulty(role: Role, board_path: Path, proxies: Mapping[str, str]) -> Callabl
     def run(context: ProcessContext) -> int:
         board = Switchboard(board_path)
         storage.posix_disk.os = FaultyOs(board)  # type: ignore[attr-defined, assignment]  # this process is about to be one actor
-        actors.shell.now_ms = JumpingClock(board)
         fields = {field.name: getattr(context, field.name) for field in dataclasses.fields(context)}
-        return role(ProxiedContext(**fields, proxies=proxies))
+        return role(DisturbedContext(**fields, proxies=proxies, jumping_clock=JumpingClock(board)))
 
     return run

@@ -298,14 +298,16 @@ class GatewayLoop:
                 on_answer(ErrorCode.STOPPED, b"")
             self._calls.clear()
             self._flush_connections()
-            if self._halt is None:
-                self._halt = Halt("asked to stop")
+            self._end(Halt("asked to stop"))
             self._stop_due = Millis(now + GOODBYE_MS_MAX)
             self.loop.call_later(GOODBYE_MS_MAX / 1000, self._plan_turn)
         if now >= self._stop_due or all(door.idle for door in self.doors):
             self.loop.stop()
         else:
             self.loop.call_later(0.01, self._plan_turn)
+
+    def _end(self, halt: Halt) -> None:
+        self._halt = self._halt or halt
 
     def _fail(self, error: BaseException) -> None:
         """Our own code is wrong: tell the story and end at once."""

@@ -113,6 +113,16 @@ class _Job(NamedTuple):
     """Events of a revision that the slices so far have not ended."""
 
 
+class _Readers:
+    """Who reads one range of a slice of the log, and what was found for them."""
+
+    __slots__ = ("events", "watchers")
+
+    def __init__(self, first: Watcher) -> None:
+        self.watchers = [first]
+        self.events: list[Event] = []
+
+
 class WatchHub:
     """The watchers of one gateway. `outbox` holds what the applier is to be told at the end of the turn."""
 
@@ -419,29 +429,29 @@ class WatchHub:
         )
 
     def _tell_read(self, job: _Job, watchers: list[Watcher], message: EventsRead) -> None:
-        ranges: KeyRanges[tuple[list[Watcher], list[Event]]] = KeyRanges()
+        ranges: KeyRanges[_Readers] = KeyRanges()
         for watcher in watchers:
             found = ranges.get(watcher.key, watcher.end)
             if found is None:
-                ranges.add(watcher.key, watcher.end, ([watcher], []))
+                ranges.add(watcher.key, watcher.end, _Readers(watcher))
             else:
-                found[0].append(watcher)
+                found.watchers.append(watcher)
         events = list(job.begun)
         for position, record in enumerate(message.records):
             events.append(Event(record, message.previous[position] if message.previous else b""))
         begun = []
-        touched: dict[int, tuple[list[Watcher], list[Event]]] = {}
+        touched: dict[_Readers, None] = {}
         for event in events:
             if event.main >= message.next_main:
                 begun.append(event)
                 continue
-            for group in ranges.match(record_key(event.record)):
-                group[1].append(event)
-                touched[id(group)] = group
+            for readers in ranges.match(record_key(event.record)):
+                readers.events.append(event)
+                touched[readers] = None
         through = message.next_main - 1
-        for members, found_events in touched.values():
-            for watcher in members:
-                mine = [event for event in found_events if event.main >= watcher.next]
+        for readers in touched:
+            for watcher in readers.watchers:
+                mine = [event for event in readers.events if event.main >= watcher.next]
                 self._tell(watcher, cut(mine, watcher.flags & VARIANT, through))
         going_on = []
         for watcher in watchers:

@@ -34,6 +34,10 @@ class LeaderState:
     spares_due: Millis | None = None
     """When spare followers are fed what has gathered for them; None: nothing has."""
 
+    def forget_news_due(self) -> None:
+        """Nobody waits for news of a commit until this is said anew."""
+        self.news_due = None
+
     def await_news(self, member: MemberId, index: Index) -> None:
         """Note that somebody at `member` waits until it learns that `index` is committed: it is told without delay."""
         progress = self.progress.get(member)

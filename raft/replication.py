@@ -144,7 +144,7 @@ def feed_followers(raft: "Raft") -> None:
     quiet: dict[Index, AppendEntries] = {}
     leading.more_to_send = False
     last, commit = raft.log.last.index, raft.commit
-    leading.news_due = None
+    leading.forget_news_due()
     gathering = False
     for progress in leading.progress.values():
         if progress.state is ProgressState.REPLICATE:

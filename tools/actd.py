@@ -5,6 +5,11 @@ stops it in good order, SIGKILL takes every actor with it, SIGSTOP stops them al
 [flags.md](flags.md).
 """
 
+from tools import native
+
+if __name__ == "__main__":
+    native.use()
+
 import os
 import socket
 import sys

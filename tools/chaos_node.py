@@ -3,6 +3,11 @@
 Started by `python -m tools.chaos`, for tests only: production starts `tools.launch`, which has no such switches.
 """
 
+from tools import native
+
+if __name__ == "__main__":
+    native.use()
+
 from pathlib import Path
 from typing import Annotated
 

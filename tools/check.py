@@ -22,6 +22,7 @@ QUICK = (
     ("lint", ["ruff", "check", "."]),
     ("format", ["ruff", "format", "--check", "."]),
     ("types", ["mypy", *PACKAGES]),
+    ("compile", ["tools.compile"]),
     ("tests", ["pytest", "-n", "auto", "-q"]),
 )
 FULL = (

@@ -4,6 +4,11 @@
 the cluster has a leader, and ends when all nodes have ended.
 """
 
+from tools import native
+
+if __name__ == "__main__":
+    native.use()
+
 import gc
 import importlib
 import os

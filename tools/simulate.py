@@ -3,6 +3,11 @@
 Owns the command line and the tables; the runs are `sim.run`'s. Every failure prints the one command that replays it.
 """
 
+from tools import native
+
+if __name__ == "__main__":
+    native.use()
+
 import gc
 import math
 import os

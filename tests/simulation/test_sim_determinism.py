@@ -1,4 +1,4 @@
-"""One seed gives one trace, whatever the process."""
+"""One seed gives one trace, whatever the process, and whether its modules were compiled (a command) or not (here)."""
 
 import os
 import re

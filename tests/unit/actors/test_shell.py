@@ -186,6 +186,19 @@ def test_a_turn_handles_all_and_answers_in_one_packet(make_stage: MakeStage) -> 
     assert stage.heard() == [[persisted(2), persisted(3), persisted(4), persisted(99)]]
 
 
+def test_an_actor_knows_the_clock_of_its_shell_only(make_stage: MakeStage) -> None:
+    """Start, and every turn, are told the time of the clock that the shell was handed."""
+    ticks = iter(range(100, 100_000, 100))
+    stage = make_stage(Scripted())
+    heard: list[Millis] = []
+    stage.actor.on_wake = lambda now: [Halt(f"woken after {heard.append(now) or now}")]
+    stage.actor.deadline = Millis(1)
+    stage.shell = Shell(stage.actor, stage._theirs, stage.links, stage.peers, stage.door, lambda: Millis(next(ticks)))
+    assert stage.run().reason == f"woken after {heard[0]}"
+    assert heard[0] % 100 == 0
+    assert heard[0] < 2000
+
+
 def test_deadlines_wake(make_stage: MakeStage) -> None:
     """An actor is woken when its deadline has passed, with nothing else happening."""
     actor = Scripted()

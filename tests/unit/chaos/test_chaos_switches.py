@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-import actors.shell
 import storage.posix_disk
-from chaos.roles import FaultyOs, JumpingClock
+from actors.process import ProcessContext
+from chaos.roles import DisturbedContext, FaultyOs, JumpingClock
 from chaos.switchboard import Switchboard
 from protocol.errors import DiskFailed
 from storage.posix_disk import PosixDisk
@@ -88,9 +88,9 @@ def test_the_clock_jumps_ahead_and_stands_still_rather_than_go_back(board: Switc
     assert clock() == clock() == ahead
 
 
-def test_the_shell_reads_its_clock_where_we_replace_it(board: Switchboard, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name that `chaos.roles` replaces is the one the shell's turns look up."""
-    assert "now_ms" in actors.shell.Shell._turn.__code__.co_names
-    monkeypatch.setattr(actors.shell, "now_ms", JumpingClock(board))
-    board.set("clock_ahead_ms", 5000)
-    assert actors.shell.now_ms() > 5000
+def test_a_process_goes_by_the_clock_of_its_context(board: Switchboard) -> None:
+    """The clock that the shell is handed jumps with the switch; production's context has the kernel's."""
+    context = DisturbedContext.__new__(DisturbedContext)
+    object.__setattr__(context, "jumping_clock", JumpingClock(board))
+    board.set("clock_ahead_ms", 5_000_000)
+    assert context.clock() - ProcessContext.clock(context) >= 4_000_000

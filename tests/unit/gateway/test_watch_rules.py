@@ -414,6 +414,7 @@ def test_large_revision_is_cut_only_for_who_takes_fragments(fragment: bool) -> N
     assert [key for _, _, key in told(client)] == [b"%03d" % number for number in range(10)]
 
 
+@pytest.mark.sources
 def test_many_revisions_are_cut_between_revisions(world: WatchWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A long history comes in responses of bounded size, none of which splits a revision."""
     monkeypatch.setattr(watch_wire, "CHUNK_BYTES", 1000)
@@ -529,6 +530,7 @@ def test_watchers_over_the_limit_are_refused(world: WatchWorld) -> None:
 # --- 42: slow clients ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sources
 def test_slow_client_reads_the_log_and_holds_up_nobody(world: WatchWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A client that takes nothing costs a bounded buffer, others hear at once, and later it hears everything."""
     monkeypatch.setattr(streams, "ROOM_BYTES", 2000)
@@ -546,6 +548,7 @@ def test_slow_client_reads_the_log_and_holds_up_nobody(world: WatchWorld, monkey
     assert told(slow) == told(quick)
 
 
+@pytest.mark.sources
 def test_compaction_that_passes_a_slow_watcher_cancels_it(world: WatchWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """A watcher that cannot be told everything is told that, with the revision."""
     monkeypatch.setattr(streams, "ROOM_BYTES", 1000)
