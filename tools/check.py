@@ -30,6 +30,7 @@ FULL = (
     ("long tests", ["pytest", "-m", "long", "-q"]),
     ("simulator, 2,000 seeds", ["tools.simulate", "--seeds", "0..2000", "--jobs", "2"]),
     ("memberships, 2,000 seeds", ["tools.simulate", "--core", "--seeds", "0..2000", "--jobs", "2"]),
+    ("members by the API, 300 seeds", ["tools.simulate", "--members", "--seeds", "0..300", "--jobs", "2"]),
     ("fuzzing, a minute for each target", ["tools.fuzz", "--seconds", "60"]),
     ("300 rounds against etcd", ["pytest", "-q", "tests/interop/test_kv_against_etcd.py", "--etcd-rounds=300"]),
     ("benchmark, one round", ["tools.bench", "--rounds", "1", "--quick"]),
