@@ -74,7 +74,7 @@ def test_an_answer_before_the_commit_is_noticed(monkeypatch: pytest.MonkeyPatch)
         member_changes.settled(raft)
 
     monkeypatch.setattr(member_changes, "go_on", hasty)
-    assert _wishes_caught_by(41, 60) is not None
+    assert _wishes_caught_by(31, 80) is not None
 
 
 def test_a_forgotten_promise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
