@@ -21,13 +21,11 @@ from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
-from protocol.rights import AuthChanged
-from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
+from protocol.types import ClusterId, Incarnation, MemberId, Millis, StoreId
 from sim.disk import SimDisk
 from sim.engine import SimEngine
-from sim.store_driver import finish_read
+from sim.solo import commands_applied, lead, reads_served
 from storage.mvcc import MvccStore
-from storage.reads import ReadJob, StatusFields, begin_read
 
 CLUSTER: Final = ClusterId(7)
 TURNS_PER_INPUT: Final = 3
@@ -44,11 +42,7 @@ class AnsweringCore(GatewayCore):
         super().__init__(IDENTITY, CONFIG)
         self._store: MvccStore | None = None
         self.renew()
-        self._view = local.MemberView(member=IDENTITY.member, name="n", peer_urls=(), client_urls=(), is_learner=False)
-        lead = local.LeadershipChanged(term=Term(1), leader=IDENTITY.member, members=(self._view,))
-        self.handle(lead, Source("raft"), Millis(0))
-        rights = AuthChanged(applied=Index(0), enabled=False, revision=1, roots=(), token_news=())
-        self.handle(rights, Source("applier"), Millis(0))
+        self._view = lead(self, IDENTITY)
 
     def end_turn(self, now: Millis) -> list[Effect]:
         """Answer what the turn asks for."""
@@ -65,49 +59,18 @@ class AnsweringCore(GatewayCore):
             self._store = MvccStore(SimEngine(disk, "store"), CLUSTER, IDENTITY.member, response_bytes_max=1 << 20)
 
     def _answer(self, message: Message, now: Millis) -> None:
+        store = self._store
+        assert store is not None, "it was renewed"
         if isinstance(message, local.ProposeBatch):
-            self._apply(message, now)
+            self.handle(commands_applied(store, message), Source("applier"), now)
         elif isinstance(message, local.RequestReads | local.ServeReads):
-            self._read(message, now)
+            self.handle(reads_served(store, message), Source("applier"), now)
         elif isinstance(message, local.AskLessor):
             results = tuple((int(ErrorCode.LEASE_NOT_FOUND), b"") for _ in decode_batch(message.payload).commands)
             self.handle(local.LessorAnswered(sequence=message.sequence, results=results), Source("raft"), now)
         elif isinstance(message, local.ListMembers):
             known = local.MembersAnswered(sequence=message.sequence, code=0, members=(self._view,))
             self.handle(known, Source("raft"), now)
-
-    def _apply(self, message: local.ProposeBatch, now: Millis) -> None:
-        store = self._store
-        assert store is not None, "it was renewed"
-        applied = store.apply(Entry(Term(1), Index(store.applied + 1), EntryKind.COMMANDS, message.payload))
-        assert applied is not None, "an entry of commands has an answer"
-        answer = local.CommandsApplied(
-            incarnation=applied.origin.incarnation,
-            sequence=applied.origin.sequence,
-            results=tuple(applied.results),
-            applied=store.applied,
-            revision=Revision(store.revision),
-        )
-        self.handle(answer, Source("applier"), now)
-        while store.compacting:
-            store.compact_step(100)
-
-    def _read(self, message: local.RequestReads | local.ServeReads, now: Millis) -> None:
-        store = self._store
-        assert store is not None, "it was renewed"
-        origin, commands = decode_batch(message.payload)
-        results = []
-        for position, (kind, body) in enumerate(commands):
-            result = begin_read(store, kind, body, store.header(store.revision), StatusFields(store.applied, 0))
-            results.append((position, *(finish_read(result) if isinstance(result, ReadJob) else result)))
-        served = local.ReadsServed(
-            incarnation=origin.incarnation,
-            sequence=message.sequence,
-            results=tuple(results),
-            applied=store.applied,
-            revision=Revision(store.revision),
-        )
-        self.handle(served, Source("applier"), now)
 
 
 class GatewayWorld:

@@ -35,7 +35,10 @@ class LeaderState:
     """When spare followers are fed what has gathered for them; None: nothing has."""
 
     def forget_news_due(self) -> None:
-        """Nobody waits for news of a commit until this is said anew."""
+        """Nobody waits for news of a commit until this is said anew.
+
+        A call and no assignment where it is needed: `tools/compile.py` says what compiled code would make of that.
+        """
         self.news_due = None
 
     def await_news(self, member: MemberId, index: Index) -> None:

@@ -78,6 +78,17 @@ class _Search:
         return self.fails(replace(self.options, **changes))
 
 
+def pinned(options: Options, report: Report) -> Options:
+    """Return options that ask for exactly what a run chose by itself."""
+    return replace(
+        options,
+        nodes=report.nodes,
+        clients=report.clients,
+        faults=frozenset(report.kinds),
+        knobs=frozenset(report.knobs),
+    )
+
+
 def minimize(run: Run, options: Options, report: Report, tell: Callable[[str], None] = lambda _text: None) -> Minimized:
     """Return a smaller run that breaks the same rule.
 
@@ -87,14 +98,7 @@ def minimize(run: Run, options: Options, report: Report, tell: Callable[[str], N
         report: what that run was.
         tell: hears of each smaller run.
     """
-    pinned = replace(
-        options,
-        nodes=report.nodes,
-        clients=report.clients,
-        faults=frozenset(report.kinds),
-        knobs=frozenset(report.knobs),
-    )
-    search = _Search(run, pinned, report, tell)
+    search = _Search(run, pinned(options, report), report, tell)
     while True:
         shrunk = search.shrink_ticks()
         shrunk = search.shrink_set("faults") or shrunk

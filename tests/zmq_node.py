@@ -30,15 +30,13 @@ from protocol.config import ClusterConfig, LimitsConfig, NodeConfig
 from protocol.errors import ErrorCode
 from protocol.identity import NodeIdentity
 from protocol.message import Message
-from protocol.rights import AuthChanged
-from protocol.types import ClusterId, Entry, EntryKind, Incarnation, Index, MemberId, Millis, Revision, StoreId, Term
+from protocol.types import ClusterId, Incarnation, MemberId, Millis, StoreId
 from protocol.wire import rpc_pb2 as rpc
 from sim.disk import SimDisk
 from sim.engine import SimEngine
-from sim.store_driver import finish_read
+from sim.solo import commands_applied, lead, reads_served
 from storage.lease import lease_record
 from storage.mvcc import MvccStore
-from storage.reads import ReadJob, StatusFields, begin_read
 
 CLUSTER = ClusterId(0xC1)
 TIMEOUT_S = 20.0
@@ -64,13 +62,7 @@ class SoloCore(GatewayCore):
         self._feed = EventFeed()
         self._feed.attach(store)
         self.held: list[Message] = []
-        self._view = local.MemberView(
-            member=identity.member, name=identity.name, peer_urls=(), client_urls=(), is_learner=False
-        )
-        lead = local.LeadershipChanged(term=Term(1), leader=identity.member, members=(self._view,))
-        self.handle(lead, Source("raft"), Millis(0))
-        rights = AuthChanged(applied=Index(0), enabled=False, revision=1, roots=(), token_news=())
-        self.handle(rights, Source("applier"), Millis(0))
+        self._view = lead(self, identity)
 
     def submit(
         self,
@@ -120,9 +112,9 @@ class SoloCore(GatewayCore):
         held, self.held = self.held, []
         for message in held:
             if isinstance(message, local.ProposeBatch):
-                self._apply(message, now)
+                self.handle(commands_applied(self._store, message), Source("applier"), now)
             elif isinstance(message, local.RequestReads | local.ServeReads):
-                self._read(message, now)
+                self.handle(reads_served(self._store, message), Source("applier"), now)
             elif isinstance(message, local.AskLessor):
                 self._keep_alive(message, now)
             elif isinstance(message, local.ListMembers):
@@ -177,38 +169,6 @@ class SoloCore(GatewayCore):
             answers = [self._feed.read(message, store)]
         for answer in answers:
             self.handle(answer, Source("applier"), now)
-
-    def _apply(self, message: local.ProposeBatch, now: Millis) -> None:
-        store = self._store
-        entry = Entry(Term(1), Index(store.applied + 1), EntryKind.COMMANDS, message.payload)
-        applied = store.apply(entry)
-        assert applied is not None
-        results = local.CommandsApplied(
-            incarnation=applied.origin.incarnation,
-            sequence=applied.origin.sequence,
-            results=tuple(applied.results),
-            applied=store.applied,
-            revision=Revision(store.revision),
-        )
-        self.handle(results, Source("applier"), now)
-        while store.compacting:
-            store.compact_step(100)
-
-    def _read(self, message: local.RequestReads | local.ServeReads, now: Millis) -> None:
-        store = self._store
-        origin, commands = decode_batch(message.payload)
-        results = []
-        for position, (kind, body) in enumerate(commands):
-            result = begin_read(store, kind, body, store.header(store.revision), StatusFields(store.applied, 0))
-            results.append((position, *(finish_read(result) if isinstance(result, ReadJob) else result)))
-        served = local.ReadsServed(
-            incarnation=origin.incarnation,
-            sequence=message.sequence,
-            results=tuple(results),
-            applied=store.applied,
-            revision=Revision(store.revision),
-        )
-        self.handle(served, Source("applier"), now)
 
 
 class _Nudge:

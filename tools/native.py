@@ -1,10 +1,12 @@
 """Finds the compiled modules that were made of exactly these sources, and has them imported instead of the sources.
 
 Owns where compiled modules lie and what tells whose they are. Knows nothing of how they are made (`tools.compile`).
-Invariant: modules of other sources, or of another Python, are never used; without fitting ones everything runs from
-the sources, a good deal slower and otherwise the same.
+Invariants: modules of other sources, or of another Python, are never used; without fitting ones everything runs from
+the sources, slower and otherwise the same; a directory that some process uses is locked, and stays (`unused`): much is
+imported only when it is first needed.
 """
 
+import fcntl
 import hashlib
 import os
 import sys
@@ -17,8 +19,10 @@ ROOT: Final = Path(__file__).parent.parent
 PACKAGES: Final = ("actors", "gateway", "raft", "storage")
 """Whose modules are compiled, in part."""
 SOURCES: Final = (*PACKAGES, "protocol")
-"""What the compiler looks at; generated code, which it does not, is left out."""
+"""What the compiler looks at."""
 DIRECTORY: Final = ROOT / "build" / "compiled"
+_held: Final[list[int]] = []
+"""Descriptors that stay open for as long as the process."""
 SWITCH: Final = "ACTD_INTERPRETED"
 """With this environment variable set to anything, the sources run."""
 
@@ -35,7 +39,9 @@ def fingerprint() -> str:
 
 
 def _modules(package: str) -> list[Path]:
-    return list((ROOT / package).glob("*.py"))
+    """Return a package's sources; of generated code its types, which is what the compiler sees."""
+    found = (ROOT / package).rglob("*.py*")
+    return [path for path in found if path.suffix == ".pyi" or (path.suffix == ".py" and "_pb2" not in path.stem)]
 
 
 def place() -> Path:
@@ -57,8 +63,33 @@ def use() -> bool:
     assert not imported, f"imported before it was known in which form: {imported}"
     if SWITCH in os.environ or not place().is_dir():
         return False
+    hold(place())
     sys.path.insert(0, str(place()))
     return True
+
+
+def hold(directory: Path) -> None:
+    """Keep `directory` from being removed while this process lives, or one that it forks."""
+    _held.append(_lock(directory, fcntl.LOCK_SH))
+
+
+def unused(directory: Path) -> bool:
+    """Whether no living process holds `directory`."""
+    try:
+        os.close(_lock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock(directory: Path, how: int) -> int:
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, how)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise
+    return descriptor
 
 
 def run_actd() -> int:

@@ -15,7 +15,7 @@ from protocol.identity import NodeIdentity
 from sim.disk import SimDisk
 from sim.lease_run import run_lease_seed
 from sim.member_run import run_member_seed
-from sim.minimize import RUNS_MAX, minimize
+from sim.minimize import RUNS_MAX, minimize, pinned
 from sim.node import SimNode
 from sim.parts import ProductionParts
 from sim.run import Options, Report, run_seed
@@ -60,16 +60,10 @@ def test_what_a_run_was_can_be_asked_for_in_every_mode(run: Callable[[int, Optio
     """A search begins with exactly the faults, values, nodes and clients that the seed chose by itself."""
     options = Options(ticks=30)
     report = run(11, options)
-    pinned = replace(
-        options,
-        nodes=report.nodes,
-        clients=report.clients,
-        faults=frozenset(report.kinds),
-        knobs=frozenset(report.knobs),
-    )
-    assert run(11, pinned).digest == report.digest
-    assert run(11, replace(pinned, clients=1)).digest != report.digest
-    assert run(11, replace(pinned, ticks=20)).digest != report.digest
+    same = pinned(options, report)
+    assert run(11, same).digest == report.digest
+    assert run(11, replace(same, clients=1)).digest != report.digest
+    assert run(11, replace(same, ticks=20)).digest != report.digest
 
 
 def test_only_the_same_rule_counts() -> None:

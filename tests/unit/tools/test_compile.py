@@ -89,15 +89,56 @@ def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert "no-such-compiler-here; Debian: apt-get install gcc" in (compiling.obstacle() or "")
 
 
-def test_an_attribute_that_is_believed_to_be_none_is_found() -> None:
-    """The C that mypyc makes of `self.x = None; self.change(); return self.x is None` is recognized."""
-    code = """
-char CPyDef_core___Raft___change(PyObject *cpy_r_self) {
-    cpy_r_r1 = ((raft___core___RaftObject *)cpy_r_self)->_due;
-    if (cpy_r_r1 != Py_None)
-        CPy_TypeError("None", cpy_r_r1); cpy_r_r3 = 2;
-    cpy_r_r4 = PyObject_VectorcallMethod(cpy_r_r2, cpy_r_r1, 0, 0);
-        CPy_TypeError("None", cpy_r_r4); cpy_r_r5 = 2;
-}
+NARROWED = """
+class Shelf:
+    def __init__(self) -> None:
+        self.due: int | str | None = None
+
+    def change(self) -> None:
+        self.due = "now"
+
+    def is_empty(self) -> bool:
+        self.due = None
+        self.change()
+        return self.due is None and bool(self.due)
+
+    def is_honest(self) -> bool:
+        self.change()
+        return self.due is None
 """
-    assert list(compiling.believed_none(code)) == ["core___Raft___change: due"]
+TO_C = "import sys; from mypyc.build import mypycify; mypycify(['shelf.py'])"
+
+
+@pytest.mark.slow
+def test_an_attribute_that_is_believed_to_be_none_is_found(tmp_path: Path) -> None:
+    """What mypyc makes of an attribute that a call has changed since it was seen to be None is recognized in its C."""
+    (tmp_path / "shelf.py").write_text(NARROWED)
+    subprocess.run([sys.executable, "-c", TO_C], cwd=tmp_path, check=True, capture_output=True)
+    code = "".join(path.read_text() for path in (tmp_path / "build").glob("*.c"))
+    assert set(compiling.believed_none(code)) == {"Shelf___is_empty: due"}
+
+
+def test_a_directory_in_use_is_not_unused(tmp_path: Path) -> None:
+    """What a process holds stays, also while only a child of it lives that it forked, and after it was renamed."""
+    directory, renamed = tmp_path / "making", tmp_path / "made"
+    directory.mkdir()
+    code = f"""
+import os, sys, pathlib
+from tools import native
+native.hold(pathlib.Path({str(directory)!r}))
+if os.fork():
+    os._exit(0)
+print("held", flush=True)
+sys.stdin.read()
+"""
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        assert holder.wait(30) == 0
+        directory.rename(renamed)
+        assert not native.unused(renamed)
+        holder.stdin.close()
+        assert holder.stdout.read() == b"", "the child has ended"
+    assert native.unused(renamed)
