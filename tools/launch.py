@@ -281,7 +281,8 @@ def launch(
         raise refuse(str(error)) from error
     configure_logs(log_format, log_level)
     preload()
-    structlog.get_logger().info("modules_loaded", compiled=native.in_use())
+    for entry in nodes:
+        structlog.get_logger().info("modules_loaded", node=entry.name, actor="launcher", compiled=native.in_use())
     raise typer.Exit(Launcher(config, nodes, data_dir).run())
 
 
