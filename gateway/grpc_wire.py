@@ -62,7 +62,7 @@ def percent_encode(text: str) -> bytes:
     raw = text.encode()
     if all(byte in _PLAIN for byte in raw):
         return raw
-    return b"".join(bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw)
+    return b"".join([bytes((byte,)) if byte in _PLAIN else b"%%%02X" % byte for byte in raw])
 
 
 def trailers_block(code: GrpcCode, text: str) -> bytes:

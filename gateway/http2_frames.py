@@ -102,7 +102,7 @@ def frame_head(length: int, kind: int, flags: int, stream_id: int) -> bytes:
 
 def settings(values: Iterable[tuple[int, int]]) -> bytes:
     """Return a SETTINGS frame."""
-    payload = b"".join(SETTING.pack(name, value) for name, value in values)
+    payload = b"".join([SETTING.pack(name, value) for name, value in values])
     return frame_head(len(payload), SETTINGS, 0, 0) + payload
 
 

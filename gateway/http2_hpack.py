@@ -147,7 +147,7 @@ class HeaderDecoder:
             if position < len(block):
                 if position and block[position] & 0xE0 == 0x20:
                     raise HPACKError("table size update behind a field")
-                fields += ((name, value) for name, value in self._decoder.decode(block[position:], raw=True))
+                fields += [(name, value) for name, value in self._decoder.decode(block[position:], raw=True)]
         except (HPACKError, ValueError, IndexError) as error:
             raise ConnectionFault(H2Error.COMPRESSION_ERROR, f"header block: {error}") from error
         if self._table.changes != changes:

@@ -291,7 +291,7 @@ class WatchHub:
             for watcher in watchers:
                 if watcher.next < message.compacted:
                     watcher.owner.tell_compacted(watcher, message.compacted)
-            self._requeue(watcher for watcher in watchers if watcher.place is Place.READING)
+            self._requeue([watcher for watcher in watchers if watcher.place is Place.READING])
             return
         if (message.next_main, message.next_sub) <= (job.main, job.sub):
             self._stalled = True

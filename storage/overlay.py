@@ -6,6 +6,7 @@ Owns the pending changes; knows no MVCC. Invariant: `get` and `scan` answer as i
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import islice
+from operator import itemgetter
 from typing import Final, Protocol
 
 from storage.engine import Engine
@@ -60,7 +61,7 @@ class Overlay:
         """Keys of the merged view as of this call."""
         if not self._pending(start, end):
             return self.engine.scan_keys(start, end)
-        return (key for key, _ in self.scan(start, end))
+        return map(itemgetter(0), self.scan(start, end))
 
     def clear(self) -> None:
         """Forget everything pending: it was written."""

@@ -8,6 +8,7 @@ caller keeps compaction away from the revision it reads.
 """
 
 from collections.abc import Generator, Iterator
+from operator import itemgetter
 from typing import Final, NamedTuple
 
 from protocol.errors import ClientError, Corruption, ErrorCode
@@ -256,7 +257,7 @@ def current_records(
     if end == start + b"\x00":
         record = reader.get(b"k" + start)
         return iter(() if record is None else (record,))
-    return (record for _, record in reader.scan(*kv_bounds(start, end), reverse=reverse))
+    return map(itemgetter(1), reader.scan(*kv_bounds(start, end), reverse=reverse))
 
 
 def record_at(reader: Reader, key: bytes, revision: int) -> bytes | None:

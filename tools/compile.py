@@ -5,9 +5,10 @@ mypy project, makes C of them by their types. What comes of it lies under `build
 it was made of, and `tools.launch`, `tools.simulate` and `actd` take it while it fits (`tools.native`). Without it
 everything works the same, slower.
 
-Two things in Python mean something else once compiled, and the sources keep clear of both: a narrowed attribute
+Three things in Python mean something else once compiled, and the sources keep clear of them: a narrowed attribute
 (`self.x = None; self.change(); if self.x is None`) is believed although a call has changed it, so C code that insists
-on None is refused here; and a tuple has no identity, so `id()` and `is` are for other objects.
+on None is refused here; a generator expression becomes a list, of all there is, which is refused here too; and a tuple
+has no identity, so `id()` and `is` are for other objects.
 """
 
 import os
@@ -49,6 +50,7 @@ OPTIMIZATION: Final = "2"
 _STRUCT_READ: Final = re.compile(r"\b(cpy_r_r\d+) = \(\(\w+Object \*\)cpy_r_\w+\)->_(\w+);")
 _NONE_WANTED: Final = re.compile(r'CPy_TypeError\("None", (cpy_r_r\d+)\)')
 _FUNCTION: Final = re.compile(r"^\w[\w *]*\bCPyDef_(\w+)\(")
+_EAGER: Final = re.compile(r"^(\S+:\d+): .*generator comprehension as list", re.MULTILINE)
 LINES_BACK_MAX: Final = 40
 """A value is read at most so many lines before it is found to be wrong."""
 
@@ -79,6 +81,11 @@ def believed_none(code: str) -> Iterator[str]:
                 if read := _STRUCT_READ.search(before):
                     yield f"{function}: {read[2]}"
                 break
+
+
+def made_eager(output: str) -> list[str]:
+    """Return where, by the compiler's words, a generator expression became a list."""
+    return _EAGER.findall(output)
 
 
 def _make(directory: Path) -> None:
@@ -158,8 +165,11 @@ def compile_into(target: Path) -> str | None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, "-m", "tools.compile", "--within", str(directory)]
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        output = done.stdout + done.stderr
         if done.returncode:
-            return "compiling failed:\n" + "\n".join((done.stdout + done.stderr).splitlines()[-30:])
+            return "compiling failed:\n" + "\n".join(output.splitlines()[-30:])
+        if eager := made_eager(output):
+            return f"these would become lists: {', '.join(eager)}; write a list, a generator function, or `map`"
         for name in set(SOURCES) - set(PACKAGES):
             shutil.rmtree(directory / name)
         for old in DIRECTORY.iterdir():

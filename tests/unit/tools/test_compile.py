@@ -89,7 +89,9 @@ def test_without_a_compiler_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert "no-such-compiler-here; Debian: apt-get install gcc" in (compiling.obstacle() or "")
 
 
-NARROWED = """
+DIFFERENT = """from collections.abc import Iterator
+
+
 class Shelf:
     def __init__(self) -> None:
         self.due: int | str | None = None
@@ -105,17 +107,27 @@ class Shelf:
     def is_honest(self) -> bool:
         self.change()
         return self.due is None
+
+
+def lazy(numbers: Iterator[int]) -> Iterator[int]:
+    return (number + 1 for number in numbers)
+
+
+def joined(numbers: Iterator[int]) -> int:
+    return sum(number + 1 for number in numbers)
 """
 TO_C = "import sys; from mypyc.build import mypycify; mypycify(['shelf.py'])"
 
 
 @pytest.mark.slow
-def test_an_attribute_that_is_believed_to_be_none_is_found(tmp_path: Path) -> None:
-    """What mypyc makes of an attribute that a call has changed since it was seen to be None is recognized in its C."""
-    (tmp_path / "shelf.py").write_text(NARROWED)
-    subprocess.run([sys.executable, "-c", TO_C], cwd=tmp_path, check=True, capture_output=True)
+def test_what_means_something_else_once_compiled_is_found(tmp_path: Path) -> None:
+    """Mypyc itself is asked: an attribute that a call changed since it was None, and a generator that became a list."""
+    (tmp_path / "shelf.py").write_text(DIFFERENT)
+    done = subprocess.run([sys.executable, "-c", TO_C], cwd=tmp_path, check=True, capture_output=True, text=True)
     code = "".join(path.read_text() for path in (tmp_path / "build").glob("*.c"))
     assert set(compiling.believed_none(code)) == {"Shelf___is_empty: due"}
+    line = DIFFERENT.splitlines().index("    return (number + 1 for number in numbers)") + 1
+    assert compiling.made_eager(done.stdout + done.stderr) == [f"shelf.py:{line}"]
 
 
 def test_a_directory_in_use_is_not_unused(tmp_path: Path) -> None:
